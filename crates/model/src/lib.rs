@@ -1,0 +1,23 @@
+//! The domain's words: what every other floor talks about, as plain values.
+//!
+//! Ids, host samples, nodes, targets, events, rollups, diagnoses and people's rights live here, with the
+//! JSON they travel in. There is no behaviour beyond parsing one's own text form: decisions are made in
+//! `engine`, records are kept by `store`, bytes are moved by `drivers` and `queue`.
+//!
+//! Reading order: [`id`], [`event`], [`rollup`], [`diagnosis`], then [`host`], [`node`], [`target`],
+//! [`access`] and [`wire`].
+
+#![deny(missing_docs)]
+
+pub mod access;
+pub mod diagnosis;
+pub mod event;
+pub mod host;
+pub mod id;
+pub mod node;
+pub mod rollup;
+pub mod target;
+pub mod wire;
+
+/// Milliseconds since the Unix epoch, UTC. The only form in which a wall-clock time is stored or sent.
+pub type UnixMs = i64;

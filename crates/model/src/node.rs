@@ -1,0 +1,199 @@
+//! A machine that has joined, its health levels and the thresholds they come from.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    UnixMs,
+    host::{HostIdentity, HostSample},
+    id::NodeId,
+};
+
+/// How a node fares. The order is the order of worry.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Nothing crosses a threshold.
+    Healthy,
+    /// A metric reached its warning threshold.
+    Warning,
+    /// A metric reached its critical threshold.
+    Critical,
+    /// No sample for longer than the heartbeat time-out.
+    Offline,
+}
+
+impl Level {
+    /// The wire spelling.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+            Self::Offline => "offline",
+        }
+    }
+}
+
+/// Where a metric becomes a warning and where critical; a value equal to the threshold has reached it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Threshold {
+    /// From here on: warning.
+    pub warning: f64,
+    /// From here on: critical.
+    pub critical: f64,
+}
+
+/// All thresholds of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Thresholds {
+    /// Processor use, percent.
+    pub cpu: Threshold,
+    /// Memory use, percent.
+    pub memory: Threshold,
+    /// Use of the fullest file system, percent.
+    pub disk: Threshold,
+    /// 1-minute load average.
+    pub load: Threshold,
+    /// Whether `load` is meant per logical processor.
+    pub load_per_core: bool,
+    /// Silence after which a node is offline, s.
+    pub heartbeat_timeout_s: u64,
+}
+
+impl Default for Thresholds {
+    /// The defaults of the cluster set-up guide (seed 003).
+    fn default() -> Self {
+        Self {
+            cpu: Threshold { warning: 80.0, critical: 95.0 },
+            memory: Threshold { warning: 85.0, critical: 95.0 },
+            disk: Threshold { warning: 80.0, critical: 90.0 },
+            load: Threshold { warning: 4.0, critical: 8.0 },
+            load_per_core: false,
+            heartbeat_timeout_s: 120,
+        }
+    }
+}
+
+/// Which metric an issue is about.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Metric {
+    /// Processor use.
+    Cpu,
+    /// Memory use.
+    Memory,
+    /// Use of the fullest file system.
+    Disk,
+    /// Load average.
+    Load,
+    /// Time since the last sample.
+    Heartbeat,
+}
+
+impl Metric {
+    /// The wire spelling.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+            Self::Load => "load",
+            Self::Heartbeat => "heartbeat",
+        }
+    }
+}
+
+/// One threshold that is crossed now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Issue {
+    /// Which metric.
+    pub metric: Metric,
+    /// How bad.
+    pub severity: Level,
+    /// A sentence fragment for people.
+    pub message: String,
+    /// The value now.
+    pub value: f64,
+    /// The threshold it reached.
+    pub threshold: f64,
+}
+
+/// The record kept of a node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// Identity.
+    pub node_id: NodeId,
+    /// Name people use; the host name unless configured.
+    pub name: String,
+    /// Facts about the host.
+    pub identity: HostIdentity,
+    /// Roles it runs.
+    pub roles: Vec<String>,
+    /// Version of Caelum it runs.
+    pub version: String,
+    /// When it was first recorded.
+    pub joined_at_ms: UnixMs,
+    /// When the last sample arrived, by the server's clock.
+    pub seen_at_ms: UnixMs,
+    /// The last sample, if there was one.
+    pub sample: Option<HostSample>,
+}
+
+/// One point of a node's history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct NodePoint {
+    /// When, by the server's clock.
+    pub at_ms: UnixMs,
+    /// Processor use, percent.
+    pub cpu_percent: f64,
+    /// Memory use, percent.
+    pub memory_percent: f64,
+    /// Swap use, percent; absent without swap.
+    pub swap_percent: Option<f64>,
+    /// Fullest file system, percent; absent without disks.
+    pub disk_percent: Option<f64>,
+    /// 1-minute load average.
+    pub load_1: f64,
+    /// 5-minute load average.
+    pub load_5: f64,
+    /// 15-minute load average.
+    pub load_15: f64,
+    /// Bytes read from disks per second.
+    pub disk_read_bytes_per_s: f64,
+    /// Bytes written to disks per second.
+    pub disk_written_bytes_per_s: f64,
+    /// Bytes received per second on all interfaces.
+    pub received_bytes_per_s: f64,
+    /// Bytes sent per second on all interfaces.
+    pub sent_bytes_per_s: f64,
+    /// The hottest sensor, degrees Celsius; absent without sensors.
+    pub temperature_celsius: Option<f64>,
+    /// Processes.
+    pub process_count: u64,
+}
+
+impl NodePoint {
+    /// The point of a full sample, stamped with the time it arrived.
+    pub fn of(sample: &HostSample, at_ms: UnixMs) -> Self {
+        Self {
+            at_ms,
+            cpu_percent: sample.cpu_percent,
+            memory_percent: sample.memory.percent().unwrap_or(0.0),
+            swap_percent: sample.swap.percent(),
+            disk_percent: sample.disk_percent(),
+            load_1: sample.load_average[0],
+            load_5: sample.load_average[1],
+            load_15: sample.load_average[2],
+            disk_read_bytes_per_s: sample.disks.iter().map(|disk| disk.read_bytes_per_s).sum(),
+            disk_written_bytes_per_s: sample.disks.iter().map(|disk| disk.written_bytes_per_s).sum(),
+            received_bytes_per_s: sample.interfaces.iter().map(|i| i.received_bytes_per_s).sum(),
+            sent_bytes_per_s: sample.interfaces.iter().map(|i| i.sent_bytes_per_s).sum(),
+            temperature_celsius: sample.temperatures.iter().map(|t| t.celsius).reduce(f64::max),
+            process_count: sample.process_count,
+        }
+    }
+}
