@@ -1,1 +1,6 @@
-//! Placeholder, filled by the first commits.
+//! The long-running parts: they join `engine` to drivers, store and queue, and decide nothing.
+//!
+//! One loop a role: it selects, turns what happened into a value for the engine, and does what the engine
+//! answers.
+
+pub mod bus;

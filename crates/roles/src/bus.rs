@@ -1,0 +1,46 @@
+//! News inside one process: what changed, so that live pages and loops look again.
+//!
+//! A change carries no data. Whoever cares reads the store, so a lost or doubled notice does no harm: a
+//! subscriber that fell behind treats the gap as "everything may have changed".
+
+use tokio::sync::broadcast;
+
+/// Something that readers may want to look at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// A node has a new sample.
+    NodeSampled,
+    /// Rollup rows were written.
+    RollupsChanged,
+    /// Verdicts or what is usual were written.
+    DiagnosesChanged,
+    /// The list of targets changed.
+    TargetsChanged,
+    /// Thresholds or other settings changed.
+    SettingsChanged,
+}
+
+/// The sending half, cheap to clone. Holds the last 64 changes for slow subscribers.
+#[derive(Clone, Debug)]
+pub struct Bus {
+    sender: broadcast::Sender<Change>,
+}
+
+impl Default for Bus {
+    fn default() -> Self {
+        Self { sender: broadcast::Sender::new(64) }
+    }
+}
+
+impl Bus {
+    /// Tells every subscriber. Having none is fine.
+    pub fn publish(&self, change: Change) {
+        // An error only says that nobody listens right now.
+        drop(self.sender.send(change));
+    }
+
+    /// Subscribes to changes from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Change> {
+        self.sender.subscribe()
+    }
+}
