@@ -1,0 +1,98 @@
+//! Facts about the store, settings changed at run time, and the audit log.
+
+use caelum_model::{UnixMs, access::AuditEntry, node::Thresholds};
+use rusqlite::{OptionalExtension, params};
+
+use super::{Store, from_json, to_json};
+use crate::StoreError;
+
+/// Lines the audit log keeps; older ones go first.
+const AUDIT_LINES_MAX: i64 = 200_000;
+
+impl Store {
+    /// A fact about the store, such as the id of this node.
+    pub async fn fact(&self, key: &'static str) -> Result<Option<String>, StoreError> {
+        self.read("read a fact", move |connection| {
+            connection
+                .prepare_cached("select value from meta where key = ?1")?
+                .query_row(params![key], |row| row.get(0))
+                .optional()
+        })
+        .await
+    }
+
+    /// Stores a fact about the store.
+    pub async fn put_fact(&self, key: &'static str, value: String) -> Result<(), StoreError> {
+        self.write("store a fact", move |transaction| {
+            transaction.execute(
+                "insert into meta (key, value) values (?1, ?2)
+                 on conflict (key) do update set value = excluded.value",
+                params![key, value],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The thresholds set at run time, if any were.
+    pub async fn thresholds(&self) -> Result<Option<Thresholds>, StoreError> {
+        self.read("read the thresholds", |connection| {
+            connection
+                .prepare_cached("select value from settings where key = 'thresholds'")?
+                .query_row([], |row| from_json(0, &row.get::<_, String>(0)?))
+                .optional()
+        })
+        .await
+    }
+
+    /// Stores the thresholds set at run time.
+    pub async fn put_thresholds(&self, thresholds: Thresholds) -> Result<(), StoreError> {
+        self.write("store the thresholds", move |transaction| {
+            transaction.execute(
+                "insert into settings (key, value) values ('thresholds', ?1)
+                 on conflict (key) do update set value = excluded.value",
+                params![to_json(&thresholds)],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Adds a line to the audit log.
+    pub async fn audit(&self, entry: AuditEntry) -> Result<(), StoreError> {
+        self.write("write the audit log", move |transaction| {
+            transaction.execute(
+                "insert into audit (at_ms, actor, action, subject, outcome) values (?1, ?2, ?3, ?4, ?5)",
+                params![entry.at_ms, entry.actor, entry.action, entry.subject, entry.outcome],
+            )?;
+            transaction.execute(
+                "delete from audit where id <= (select max(id) from audit) - ?1",
+                params![AUDIT_LINES_MAX],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The newest lines of the audit log before a time, newest first.
+    pub async fn audit_log(&self, before_ms: UnixMs, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
+        self.read("read the audit log", move |connection| {
+            connection
+                .prepare_cached(
+                    "select at_ms, actor, action, subject, outcome from audit
+                     where at_ms < ?1 order by id desc limit ?2",
+                )?
+                .query_map(params![before_ms, limit as i64], |row| {
+                    Ok(AuditEntry {
+                        at_ms: row.get(0)?,
+                        actor: row.get(1)?,
+                        action: row.get(2)?,
+                        subject: row.get(3)?,
+                        outcome: row.get(4)?,
+                    })
+                })?
+                .collect()
+        })
+        .await
+    }
+}
