@@ -1,1 +1,17 @@
-//! Placeholder, filled by the first commits.
+//! Every decision, as values without I/O.
+//!
+//! Nothing here reads a clock, a random source, a file, an environment variable or a socket, and nothing
+//! awaits. Time, chance and bytes are arguments; what should happen is an answer. Roles join these values
+//! to the world.
+//!
+//! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
+//! [`window`] counts it, [`score`] and [`diagnose`] judge it; [`health`] judges machines.
+
+#![deny(missing_docs)]
+
+pub mod health;
+pub mod intake;
+pub mod ranges;
+pub mod score;
+pub mod sketch;
+pub mod window;

@@ -63,10 +63,10 @@ pub struct WindowCommit {
     pub rollups: Vec<Rollup>,
     /// Seen ranges, each replacing what is stored for its probe and epoch.
     pub seen: Vec<SeenRanges>,
-    /// Ids of counted events without a sequence number, with the hour (since 1970) they were received in.
+    /// Ids of counted events without a sequence number, with the minute (since 1970) they were received in.
     pub new_ids: Vec<([u8; 16], i64)>,
-    /// Ids received in hours before this one are forgotten.
-    pub forget_ids_before_hour: Option<i64>,
+    /// Ids received in minutes before this one are forgotten.
+    pub forget_ids_before_minute: Option<i64>,
     /// Events kept aside.
     pub dead_letters: Vec<DeadLetter>,
     /// Distinct events counted in this commit.

@@ -151,10 +151,10 @@ impl Store {
         let writes = self.writes.lock().expect("no code panics while it holds this lock").take();
         drop(writes);
         let writer = self.writer.lock().expect("no code panics while it holds this lock").take();
-        if let Some(writer) = writer {
-            if writer.join().is_err() {
-                tracing::error!(code = "store.writer_panicked", "the store's writer ended by a panic");
-            }
+        if let Some(writer) = writer
+            && writer.join().is_err()
+        {
+            tracing::error!(code = "store.writer_panicked", "the store's writer ended by a panic");
         }
     }
 }

@@ -248,11 +248,11 @@ impl Store {
         .await
     }
 
-    /// Ids of counted events without a sequence number, with the hour they were received in.
+    /// Ids of counted events without a sequence number, with the minute they were received in.
     pub async fn seen_ids(&self, partition: PartitionId) -> Result<Vec<([u8; 16], i64)>, StoreError> {
         self.read("load seen ids", move |connection| {
             connection
-                .prepare_cached("select event_id, recv_hour from seen_ids where partition = ?1")?
+                .prepare_cached("select event_id, recv_minute from seen_ids where partition = ?1")?
                 .query_map(params![partition.0], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect()
         })
@@ -416,16 +416,16 @@ fn put_seen(
             seen.too_late as i64
         ])?;
     }
-    if let Some(hour) = commit.forget_ids_before_hour {
+    if let Some(minute) = commit.forget_ids_before_minute {
         transaction
-            .prepare_cached("delete from seen_ids where partition = ?1 and recv_hour < ?2")?
-            .execute(params![partition.0, hour])?;
+            .prepare_cached("delete from seen_ids where partition = ?1 and recv_minute < ?2")?
+            .execute(params![partition.0, minute])?;
     }
     let mut ids = transaction.prepare_cached(
-        "insert or ignore into seen_ids (partition, event_id, recv_hour) values (?1, ?2, ?3)",
+        "insert or ignore into seen_ids (partition, event_id, recv_minute) values (?1, ?2, ?3)",
     )?;
-    for (id, hour) in &commit.new_ids {
-        ids.execute(params![partition.0, id, hour])?;
+    for (id, minute) in &commit.new_ids {
+        ids.execute(params![partition.0, id, minute])?;
     }
     Ok(())
 }

@@ -138,10 +138,10 @@ create table seen_ranges (
 create table seen_ids (
     partition integer not null,
     event_id blob not null,
-    recv_hour integer not null,
+    recv_minute integer not null,
     primary key (partition, event_id)
 ) without rowid;
-create index seen_ids_hour on seen_ids (partition, recv_hour);
+create index seen_ids_minute on seen_ids (partition, recv_minute);
 
 -- Events kept aside instead of being counted, newest kept.
 create table dead_letters (

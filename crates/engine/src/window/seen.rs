@@ -1,0 +1,97 @@
+//! What has been counted: ranges of sequence numbers a probe and epoch, and ids of events without them.
+
+use std::collections::HashMap;
+
+use caelum_model::{UnixMs, rollup::SeenRanges};
+
+use super::Config;
+use crate::ranges::RangeSet;
+
+/// One epoch of one probe.
+#[derive(Debug, Default)]
+pub(super) struct Probe {
+    pub(super) ranges: RangeSet,
+    max_ts_ms: UnixMs,
+    too_late: u64,
+    is_dirty: bool,
+}
+
+impl Probe {
+    pub(super) fn of(seen: &SeenRanges) -> Self {
+        Self {
+            ranges: RangeSet::of(&seen.ranges),
+            max_ts_ms: seen.max_ts_ms,
+            too_late: seen.too_late,
+            is_dirty: false,
+        }
+    }
+
+    /// Marks a number as seen. Answers false if it was.
+    pub(super) fn see(&mut self, seq: u64) -> bool {
+        let is_new = self.ranges.insert(seq);
+        self.is_dirty |= is_new;
+        is_new
+    }
+
+    pub(super) fn reach(&mut self, ts_ms: UnixMs) {
+        self.is_dirty |= ts_ms > self.max_ts_ms;
+        self.max_ts_ms = self.max_ts_ms.max(ts_ms);
+    }
+
+    pub(super) fn count_too_late(&mut self) {
+        self.too_late += 1;
+        self.is_dirty = true;
+    }
+
+    pub(super) fn max_ts_ms(&self) -> UnixMs {
+        self.max_ts_ms
+    }
+
+    pub(super) fn take_change(&mut self) -> Option<(Vec<(u64, u64)>, UnixMs, u64)> {
+        std::mem::take(&mut self.is_dirty)
+            .then(|| (self.ranges.ranges().collect(), self.max_ts_ms, self.too_late))
+    }
+}
+
+/// Ids of counted events without a sequence number, by the minute they were received in.
+#[derive(Debug, Default)]
+pub(super) struct SeenIds {
+    minute_of: HashMap<[u8; 16], i64>,
+    newest_minute: i64,
+    new: Vec<([u8; 16], i64)>,
+}
+
+impl SeenIds {
+    pub(super) fn of(ids: Vec<([u8; 16], i64)>) -> Self {
+        let newest_minute = ids.iter().map(|(_, minute)| *minute).max().unwrap_or(0);
+        Self { minute_of: ids.into_iter().collect(), newest_minute, new: Vec::new() }
+    }
+
+    /// Marks an id as seen. Answers false if it was.
+    pub(super) fn see(&mut self, id: [u8; 16], minute: i64) -> bool {
+        self.newest_minute = self.newest_minute.max(minute);
+        if self.minute_of.contains_key(&id) {
+            return false;
+        }
+        self.minute_of.insert(id, minute);
+        self.new.push((id, minute));
+        true
+    }
+
+    /// New ids, and the minute before which ids are forgotten now, if any are.
+    pub(super) fn take_changes(&mut self, config: &Config) -> (Vec<([u8; 16], i64)>, Option<i64>) {
+        let mut keep_from = self.newest_minute - config.id_horizon_minutes;
+        if self.minute_of.len() > config.ids_max {
+            // The newest ids that fit decide; a single minute over the limit is forgotten whole.
+            let mut minutes: Vec<i64> = self.minute_of.values().copied().collect();
+            minutes.sort_unstable();
+            let first_kept = minutes[minutes.len() - config.ids_max];
+            keep_from = keep_from.max(first_kept + 1);
+        }
+        let before = self.minute_of.len();
+        self.minute_of.retain(|_, minute| *minute >= keep_from);
+        let forgot = self.minute_of.len() < before;
+        self.new.retain(|(_, minute)| *minute >= keep_from);
+        (std::mem::take(&mut self.new), forgot.then_some(keep_from))
+    }
+}
