@@ -276,15 +276,7 @@ impl Partition {
         let mut changes = std::mem::take(&mut self.pending);
         for (client_id, client) in &mut self.clients {
             for (epoch, probe) in &mut client.epochs {
-                if let Some((ranges, max_ts_ms, too_late)) = probe.take_change() {
-                    changes.seen.push(SeenRanges {
-                        client_id: client_id.clone(),
-                        epoch: *epoch,
-                        ranges,
-                        max_ts_ms,
-                        too_late,
-                    });
-                }
+                changes.seen.extend(probe.take_change(client_id, *epoch));
             }
             for (target, cells) in &mut client.targets {
                 for ((window_start_ms, family), cell) in cells {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use caelum_model::{UnixMs, rollup::SeenRanges};
+use caelum_model::{UnixMs, id::ClientId, rollup::SeenRanges};
 
 use super::Config;
 use crate::ranges::RangeSet;
@@ -47,9 +47,15 @@ impl Probe {
         self.max_ts_ms
     }
 
-    pub(super) fn take_change(&mut self) -> Option<(Vec<(u64, u64)>, UnixMs, u64)> {
-        std::mem::take(&mut self.is_dirty)
-            .then(|| (self.ranges.ranges().collect(), self.max_ts_ms, self.too_late))
+    /// The stored form, if it changed since this was asked last.
+    pub(super) fn take_change(&mut self, client_id: &ClientId, epoch: u64) -> Option<SeenRanges> {
+        std::mem::take(&mut self.is_dirty).then(|| SeenRanges {
+            client_id: client_id.clone(),
+            epoch,
+            ranges: self.ranges.ranges().collect(),
+            max_ts_ms: self.max_ts_ms,
+            too_late: self.too_late,
+        })
     }
 }
 

@@ -218,7 +218,7 @@ fn run_writer(mut connection: Connection, jobs: &mpsc::Receiver<Job>) {
         let mut answers: Vec<Answer> = Vec::new();
         let committed = commit_group(&mut connection, first, jobs, &mut answers);
         for answer in answers {
-            answer(committed.as_ref().map(|()| ()));
+            answer(committed.as_ref().copied());
         }
         if let Err(error) = &committed {
             tracing::error!(code = "store.commit_failed", %error, "a group of writes was rolled back");

@@ -1,0 +1,137 @@
+//! The contract suite: each sentence of [`Queue`]'s contract, on any implementation.
+
+use bytes::Bytes;
+use caelum_model::id::{Offset, PartitionId};
+
+use crate::{AppendError, Depth, NewRecord, Queue};
+
+/// A place where a queue can be opened, closed and opened again.
+pub(crate) trait Fixture {
+    fn open(&self, max_bytes: u64) -> Box<dyn Queue>;
+}
+
+const MAX_BYTES: u64 = 1 << 20;
+
+fn record(partition: u16, text: &str) -> NewRecord {
+    NewRecord { partition: PartitionId(partition), events: 1, bytes: Bytes::copy_from_slice(text.as_bytes()) }
+}
+
+async fn texts(queue: &dyn Queue, partition: u16, after: Offset) -> Vec<String> {
+    let records = queue.read(PartitionId(partition), after, 100).await.expect("reads");
+    records.iter().map(|record| String::from_utf8_lossy(&record.bytes).into_owned()).collect()
+}
+
+/// Runs every sentence on a fixture of its own.
+pub(crate) async fn run<F: Fixture>(fixture: impl Fn() -> F) {
+    an_append_that_is_answered_is_durable(&fixture()).await;
+    records_of_one_append_are_all_there_or_none_is(&fixture()).await;
+    offsets_grow_and_are_never_used_twice(&fixture()).await;
+    a_read_gives_records_after_an_offset_in_order_and_again(&fixture()).await;
+    a_trim_forgets_through_an_offset_and_nothing_else(&fixture()).await;
+    a_full_queue_refuses_and_keeps_what_it_has(&fixture()).await;
+    whoever_waits_is_woken_after_an_append(&fixture()).await;
+    many_writers_at_once_lose_nothing(&fixture()).await;
+}
+
+async fn an_append_that_is_answered_is_durable(fixture: &dyn Fixture) {
+    let queue = fixture.open(MAX_BYTES);
+    queue.append(vec![record(1, "a")]).await.expect("appended");
+    queue.close();
+    assert!(matches!(queue.append(vec![record(1, "b")]).await, Err(AppendError::Closed)));
+    drop(queue);
+    let queue = fixture.open(MAX_BYTES);
+    assert_eq!(texts(queue.as_ref(), 1, Offset(0)).await, ["a"]);
+    assert_eq!(queue.depth(), Depth { records: 1, events: 1, bytes: 1 });
+}
+
+async fn records_of_one_append_are_all_there_or_none_is(fixture: &dyn Fixture) {
+    let queue = fixture.open(MAX_BYTES);
+    let offsets = queue.append(vec![record(1, "a"), record(2, "b"), record(1, "c")]).await.expect("appended");
+    assert_eq!(offsets.len(), 3);
+    assert_eq!(texts(queue.as_ref(), 1, Offset(0)).await, ["a", "c"]);
+    assert_eq!(texts(queue.as_ref(), 2, Offset(0)).await, ["b"]);
+    assert_eq!(queue.append(Vec::new()).await.expect("nothing to do"), []);
+}
+
+async fn offsets_grow_and_are_never_used_twice(fixture: &dyn Fixture) {
+    let queue = fixture.open(MAX_BYTES);
+    let first = queue.append(vec![record(1, "a"), record(1, "b")]).await.expect("appended");
+    assert!(Offset(0) < first[0] && first[0] < first[1]);
+    queue.trim(PartitionId(1), first[1]).await.expect("trimmed");
+    drop(queue);
+    let queue = fixture.open(MAX_BYTES);
+    let second = queue.append(vec![record(1, "c")]).await.expect("appended");
+    assert!(second[0] > first[1], "{second:?} after {first:?}");
+}
+
+async fn a_read_gives_records_after_an_offset_in_order_and_again(fixture: &dyn Fixture) {
+    let queue = fixture.open(MAX_BYTES);
+    let mut offsets = Vec::new();
+    for text in ["a", "b", "c"] {
+        offsets.extend(queue.append(vec![record(1, text)]).await.expect("appended"));
+    }
+    for _ in 0..2 {
+        assert_eq!(texts(queue.as_ref(), 1, offsets[0]).await, ["b", "c"]);
+    }
+    assert_eq!(queue.read(PartitionId(1), Offset(0), 2).await.expect("reads").len(), 2);
+    assert_eq!(texts(queue.as_ref(), 1, offsets[2]).await, [""; 0]);
+    assert_eq!(texts(queue.as_ref(), 9, Offset(0)).await, [""; 0]);
+}
+
+async fn a_trim_forgets_through_an_offset_and_nothing_else(fixture: &dyn Fixture) {
+    let queue = fixture.open(MAX_BYTES);
+    let offsets = queue.append(vec![record(1, "a"), record(1, "b"), record(2, "c")]).await.expect("appended");
+    queue.trim(PartitionId(1), offsets[0]).await.expect("trimmed");
+    queue.trim(PartitionId(1), offsets[0]).await.expect("trimming again changes nothing");
+    assert_eq!(texts(queue.as_ref(), 1, Offset(0)).await, ["b"]);
+    assert_eq!(texts(queue.as_ref(), 2, Offset(0)).await, ["c"]);
+    assert_eq!(queue.depth(), Depth { records: 2, events: 2, bytes: 2 });
+}
+
+async fn a_full_queue_refuses_and_keeps_what_it_has(fixture: &dyn Fixture) {
+    let queue = fixture.open(2);
+    let offsets = queue.append(vec![record(1, "ab")]).await.expect("appended");
+    assert!(matches!(
+        queue.append(vec![record(1, "c")]).await,
+        Err(AppendError::Full { depth_bytes: 2, max_bytes: 2 })
+    ));
+    assert_eq!(texts(queue.as_ref(), 1, Offset(0)).await, ["ab"]);
+    queue.trim(PartitionId(1), offsets[0]).await.expect("trimmed");
+    queue.append(vec![record(1, "c")]).await.expect("there is room again");
+}
+
+async fn whoever_waits_is_woken_after_an_append(fixture: &dyn Fixture) {
+    let queue = fixture.open(MAX_BYTES);
+    let mut appended = queue.appended();
+    appended.mark_unchanged();
+    let (woken, _) = tokio::join!(appended.changed(), queue.append(vec![record(1, "a")]));
+    woken.expect("the queue is open");
+}
+
+async fn many_writers_at_once_lose_nothing(fixture: &dyn Fixture) {
+    let queue: std::sync::Arc<dyn Queue> = fixture.open(MAX_BYTES).into();
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..20 {
+        let queue = std::sync::Arc::clone(&queue);
+        writers.spawn(async move {
+            for n in 0..20 {
+                queue.append(vec![record(1, &format!("{writer}-{n}"))]).await.expect("appended");
+            }
+        });
+    }
+    while let Some(joined) = writers.join_next().await {
+        joined.expect("no writer panics");
+    }
+    let mut all = Vec::new();
+    let mut after = Offset(0);
+    loop {
+        let records = queue.read(PartitionId(1), after, 100).await.expect("reads");
+        let Some(last) = records.last() else { break };
+        after = last.offset;
+        all.extend(records.into_iter().map(|record| record.bytes));
+    }
+    assert_eq!(all.len(), 400);
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 400);
+}
