@@ -4,9 +4,12 @@
 //! spooled here. Nothing is decided here: no thresholds, no scheduling, no retry policy. Addresses, names
 //! and limits come in as arguments; the environment and the command line are `cli`'s.
 //!
-//! Reading order: [`clock`] and [`random`], [`tls`], [`ports`].
+//! Reading order: [`clock`] and [`random`], [`tls`], [`ports`],
+//! [`netinfo`], [`host`].
 
 pub mod clock;
+pub mod host;
+pub mod netinfo;
 pub mod ports;
 pub mod random;
 pub mod tls;
