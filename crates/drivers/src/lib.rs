@@ -1,1 +1,15 @@
-//! Placeholder, filled by the first commits.
+//! The outside world: what only this crate touches, each piece behind a small surface of its own.
+//!
+//! Sockets are opened, certificates are made, the machine is sampled, targets are measured and bytes are
+//! spooled here. Nothing is decided here: no thresholds, no scheduling, no retry policy. Addresses, names
+//! and limits come in as arguments; the environment and the command line are `cli`'s.
+//!
+//! Reading order: [`clock`] and [`random`], [`tls`], [`ports`],
+//! [`netinfo`], [`host`].
+
+pub mod clock;
+pub mod host;
+pub mod netinfo;
+pub mod ports;
+pub mod random;
+pub mod tls;
