@@ -11,6 +11,7 @@
 
 pub mod health;
 pub mod intake;
+pub mod lockout;
 pub mod ranges;
 pub mod score;
 pub mod sketch;

@@ -3,4 +3,6 @@
 //! One loop a role: it selects, turns what happened into a value for the engine, and does what the engine
 //! answers.
 
+pub mod aggregator;
 pub mod bus;
+pub mod ingest;

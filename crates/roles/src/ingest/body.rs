@@ -1,0 +1,106 @@
+//! From the bytes of a request to events, one by one: a bad member does not spoil its neighbours.
+
+use caelum_model::wire::EventJson;
+use serde_json::value::RawValue;
+
+/// An event as parsed, or what the parser said about it.
+pub type Parsed<'a> = Result<EventJson<'a>, String>;
+
+/// How a body holds its events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One object.
+    Single,
+    /// A JSON array.
+    Array,
+    /// An object a line.
+    Lines,
+}
+
+/// Why a body holds no events at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// Nothing was sent.
+    #[error("the body is empty; send an event, an array of events, or one event a line")]
+    Empty,
+    /// Not JSON.
+    #[error("the body is not valid JSON: {0}")]
+    Syntax(String),
+}
+
+/// Splits and parses a body. `is_ndjson` is what the content type said; without it, the first byte decides
+/// between object and array.
+pub fn parse(body: &[u8], is_ndjson: bool) -> Result<(Shape, Vec<Parsed<'_>>), BodyError> {
+    let first = body.iter().find(|byte| !byte.is_ascii_whitespace()).ok_or(BodyError::Empty)?;
+    if is_ndjson {
+        return Ok((Shape::Lines, parse_lines(body)));
+    }
+    if *first == b'[' {
+        return parse_array(body).map(|events| (Shape::Array, events));
+    }
+    match serde_json::from_slice::<EventJson<'_>>(body) {
+        Ok(event) => Ok((Shape::Single, vec![Ok(event)])),
+        Err(error) if error.is_data() => Ok((Shape::Single, vec![Err(error.to_string())])),
+        Err(error) => Err(BodyError::Syntax(error.to_string())),
+    }
+}
+
+fn parse_array(body: &[u8]) -> Result<Vec<Parsed<'_>>, BodyError> {
+    // The usual case has no bad member and is parsed in one go.
+    if let Ok(events) = serde_json::from_slice::<Vec<EventJson<'_>>>(body) {
+        return if events.is_empty() {
+            Err(BodyError::Empty)
+        } else {
+            Ok(events.into_iter().map(Ok).collect())
+        };
+    }
+    let members: Vec<&RawValue> =
+        serde_json::from_slice(body).map_err(|error| BodyError::Syntax(error.to_string()))?;
+    Ok(members
+        .into_iter()
+        .map(|member| serde_json::from_str(member.get()).map_err(|error| error.to_string()))
+        .collect())
+}
+
+fn parse_lines(body: &[u8]) -> Vec<Parsed<'_>> {
+    body.split(|byte| *byte == b'\n')
+        .filter(|line| !line.iter().all(u8::is_ascii_whitespace))
+        .map(|line| serde_json::from_slice(line).map_err(|error| error.to_string()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(body: &str, is_ndjson: bool) -> (Shape, Vec<bool>) {
+        let (shape, events) = parse(body.as_bytes(), is_ndjson).expect("holds events");
+        (shape, events.iter().map(Result::is_ok).collect())
+    }
+
+    #[test]
+    fn each_shape_is_told_apart() {
+        assert_eq!(shape(r#" {"client_id":"a"}"#, false), (Shape::Single, vec![true]));
+        assert_eq!(shape(r#"[{"client_id":"a"},{}]"#, false), (Shape::Array, vec![true, true]));
+        assert_eq!(shape("{}\n\n{}\r\n", true), (Shape::Lines, vec![true, true]));
+    }
+
+    #[test]
+    fn a_bad_member_does_not_spoil_its_neighbours() {
+        assert_eq!(
+            shape(r#"[{"ts_ms":1},{"ts_ms":"x"},7,{}]"#, false),
+            (Shape::Array, vec![true, false, false, true])
+        );
+        assert_eq!(shape("{}\n{oops\n{}", true), (Shape::Lines, vec![true, false, true]));
+        assert_eq!(shape(r#"{"ts_ms":[]}"#, false), (Shape::Single, vec![false]));
+    }
+
+    #[test]
+    fn what_is_no_json_or_nothing_is_refused_whole() {
+        assert_eq!(parse(b"  \n", false), Err(BodyError::Empty));
+        assert_eq!(parse(b"[]", false), Err(BodyError::Empty));
+        assert!(matches!(parse(b"{\"a\":", false), Err(BodyError::Syntax(_))));
+        assert!(matches!(parse(b"[{}", false), Err(BodyError::Syntax(_))));
+        assert!(matches!(parse(b"\xff\xfe", false), Err(BodyError::Syntax(_))));
+    }
+}
