@@ -6,3 +6,5 @@
 pub mod aggregator;
 pub mod bus;
 pub mod ingest;
+pub mod keeper;
+pub mod sampler;

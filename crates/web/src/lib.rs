@@ -1,1 +1,38 @@
-//! Placeholder, filled by the first commits.
+//! Everything HTTP: the API, `/events`, the dashboard, and the listener that tells TLS from plain text.
+//!
+//! Reading order: [`state`] is what every route stands on, [`serve`] the listener, [`auth`] who is asking,
+//! [`error`] how refusals look, [`events`] the way in for measurements, [`api`] the rest for programs and
+//! [`pages`] for people. Routes translate; decisions are the engine's.
+
+pub mod api;
+pub mod auth;
+pub mod error;
+pub mod events;
+pub mod guard;
+pub mod serve;
+pub mod state;
+
+use std::sync::Arc;
+
+use axum::{Router, extract::DefaultBodyLimit, middleware};
+use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer};
+
+pub use state::State;
+
+/// Largest body of a request that is not `/events`.
+const BODY_BYTES_MAX: usize = 256 << 10;
+
+/// All routes over a state.
+pub fn app(state: Arc<State>) -> Router {
+    let (api, _) = api::router();
+    Router::new()
+        .merge(api)
+        .fallback(error::not_found)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .merge(events::router())
+        .layer(middleware::from_fn(guard::same_origin))
+        .layer(middleware::from_fn(guard::security_headers))
+        .layer(CompressionLayer::new())
+        .layer(CatchPanicLayer::custom(error::panicked))
+        .with_state(state)
+}

@@ -1,0 +1,53 @@
+//! Housekeeping: forgets what is older than it has to be.
+
+use std::{sync::Arc, time::Duration};
+
+use caelum_drivers::clock::Clock;
+use caelum_store::{Store, StoreError};
+use tokio_util::sync::CancellationToken;
+
+/// Time between rounds.
+const INTERVAL: Duration = Duration::from_secs(300);
+/// Rows dropped in one write, so that others get their turn.
+const ROWS_A_WRITE: usize = 5_000;
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// What the keeper stands on.
+pub struct Keeper {
+    /// Where records are kept.
+    pub store: Arc<Store>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// How long node history is kept, hours.
+    pub history_hours: u64,
+    /// How long one-minute rollups and verdicts are kept, days.
+    pub rollup_days: u64,
+}
+
+impl Keeper {
+    /// Keeps house until told to stop.
+    pub async fn run(self, stop: CancellationToken) {
+        loop {
+            if let Err(error) = self.sweep().await {
+                tracing::warn!(code = "keeper.sweep_failed", %error, "old records could not be dropped; trying again later");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+        }
+    }
+
+    async fn sweep(&self) -> Result<(), StoreError> {
+        let now_ms = self.clock.now_ms();
+        let ago = |hours: u64| now_ms - i64::try_from(hours).unwrap_or(i64::MAX / HOUR_MS) * HOUR_MS;
+        self.store.sweep_keys(now_ms).await?;
+        self.store.drop_node_points(ago(self.history_hours)).await?;
+        let rollups_from_ms = ago(self.rollup_days.saturating_mul(24));
+        while self.store.drop_rollups(rollups_from_ms, ROWS_A_WRITE).await? == ROWS_A_WRITE {}
+        self.store.drop_diagnoses(rollups_from_ms).await?;
+        self.store.drop_pairs(rollups_from_ms).await?;
+        Ok(())
+    }
+}

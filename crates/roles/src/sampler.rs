@@ -1,0 +1,103 @@
+//! This node's own samples: taken at a steady interval, kept as the node's record and history.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use caelum_drivers::{clock::Clock, host::HostSampler};
+use caelum_model::{
+    UnixMs,
+    host::HostSample,
+    id::NodeId,
+    node::{Node, NodePoint},
+};
+use caelum_store::Store;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::bus::{Bus, Change};
+
+/// What the sampler stands on.
+pub struct Sampler {
+    /// Where records are kept.
+    pub store: Arc<Store>,
+    /// Where news goes.
+    pub bus: Bus,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// This node.
+    pub node_id: NodeId,
+    /// Name people use.
+    pub name: String,
+    /// Roles it runs.
+    pub roles: Vec<String>,
+    /// Version of this program.
+    pub version: String,
+    /// Time between samples.
+    pub interval: Duration,
+}
+
+impl Sampler {
+    /// Samples until told to stop. The first sample is taken at once.
+    pub async fn run(self, stop: CancellationToken) {
+        let host = match blocking(HostSampler::new).await {
+            Some(Ok(host)) => host,
+            Some(Err(error)) => {
+                tracing::error!(code = "sampler.unsupported", %error, "this machine cannot be sampled");
+                return;
+            }
+            None => return,
+        };
+        let identity = host.identity();
+        let host = Arc::new(Mutex::new(host));
+        let joined_at_ms = match self.store.node(self.node_id.as_str()).await {
+            Ok(Some(node)) => node.joined_at_ms,
+            Ok(None) | Err(_) => self.clock.now_ms(),
+        };
+        let mut tick = tokio::time::interval(self.interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            let now_ms = self.clock.now_ms();
+            let Some(sample) = sample(&host, now_ms).await else { continue };
+            let point = NodePoint::of(&sample, now_ms);
+            let node = Node {
+                node_id: self.node_id.clone(),
+                name: self.name.clone(),
+                identity: identity.clone(),
+                roles: self.roles.clone(),
+                version: self.version.clone(),
+                joined_at_ms,
+                seen_at_ms: now_ms,
+                sample: Some(sample),
+            };
+            match self.store.put_node(node, Some(point)).await {
+                Ok(()) => self.bus.publish(Change::NodeSampled),
+                Err(error) => tracing::error!(
+                    code = "sampler.not_stored", %error,
+                    "this machine's sample could not be stored; the next one follows"
+                ),
+            }
+        }
+    }
+}
+
+async fn sample(host: &Arc<Mutex<HostSampler>>, now_ms: UnixMs) -> Option<HostSample> {
+    let host = Arc::clone(host);
+    blocking(move || host.lock().expect("no code panics while it holds this lock").sample(now_ms)).await
+}
+
+/// Runs what reads the system's files outside the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => Some(value),
+        Err(error) => {
+            tracing::error!(code = "sampler.panicked", %error, "this machine could not be sampled");
+            None
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The API for programs, described by OpenAPI from the same code.
+//!
+//! Lists answer `{"<plural>": […], "next_cursor": …}`; times are milliseconds since 1970 UTC; a value that is
+//! not known is null, never zero.
+
+pub(crate) mod access;
+mod measures;
+pub(crate) mod network;
+pub(crate) mod nodes;
+mod session;
+mod system;
+
+use std::sync::Arc;
+
+use axum::{Json, Router, routing::get};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{error::ApiError, events, state::State};
+
+pub use access::make_token;
+pub use measures::MeasureJson;
+pub use nodes::NodeJson;
+
+/// Most rows a list answers at once.
+pub(crate) const LIMIT_MAX: usize = 500;
+/// Rows a list answers unless asked for another number.
+pub(crate) const LIMIT_DEFAULT: usize = 100;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Caelum", description = "One cluster you can see, trust and use."),
+    tags(
+        (name = "system", description = "The server itself"),
+        (name = "session", description = "Signing in"),
+        (name = "nodes", description = "Machines and their health"),
+        (name = "network", description = "Targets, measurements and verdicts"),
+        (name = "access", description = "Users, tokens and the audit log")),
+    modifiers(&Security))]
+struct Document;
+
+struct Security;
+
+impl Modify for Security {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let components = document.components.get_or_insert_with(Default::default);
+        components.add_security_scheme(
+            "token",
+            SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build()),
+        );
+        components.add_security_scheme(
+            "session",
+            SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new("caelum_session"))),
+        );
+    }
+}
+
+/// All routes of the API, and the document that describes them and `/events`.
+pub fn router() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
+    let (router, mut document) = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(system::health))
+        .routes(routes!(system::stats))
+        .routes(routes!(system::metrics))
+        .routes(routes!(system::discovered_machines))
+        .routes(routes!(session::login))
+        .routes(routes!(session::logout))
+        .routes(routes!(session::me))
+        .routes(routes!(nodes::list))
+        .routes(routes!(nodes::health))
+        .routes(routes!(nodes::thresholds, nodes::put_thresholds))
+        .routes(routes!(nodes::one))
+        .routes(routes!(nodes::one_health))
+        .routes(routes!(nodes::history))
+        .routes(routes!(network::list_targets, network::add_target))
+        .routes(routes!(network::one_target, network::remove_target))
+        .routes(routes!(network::probes))
+        .routes(routes!(network::rollups))
+        .routes(routes!(network::diagnoses))
+        .routes(routes!(network::dead_letters))
+        .routes(routes!(access::users))
+        .routes(routes!(access::tokens, access::add_token))
+        .routes(routes!(access::revoke_token))
+        .routes(routes!(access::audit))
+        .split_for_parts();
+    let events = OpenApiRouter::<Arc<State>>::default().routes(routes!(events::accept)).split_for_parts().1;
+    document.merge(events);
+    let served = document.clone();
+    let router = router
+        .route("/api/openapi.json", get(async move || Json(served.clone())))
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
+    (router, document)
+}
+
+/// How many rows to answer.
+pub(crate) fn limit(asked: Option<usize>) -> usize {
+    asked.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX)
+}

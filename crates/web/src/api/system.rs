@@ -1,0 +1,184 @@
+//! The server itself: is it well, what has it done.
+
+use std::{fmt::Write, sync::Arc, sync::atomic::Ordering};
+
+use axum::{
+    Json, extract,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use caelum_model::{UnixMs, id::NodeId, node::Level, wire::ErrorJson};
+use serde::Serialize;
+
+use crate::{auth::Person, error::ApiError, state::State};
+
+use super::nodes;
+
+/// Whether the server is well.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct ServerHealthJson {
+    /// `healthy` or `degraded`.
+    status: &'static str,
+    /// What does not work, in words; empty while healthy.
+    problems: Vec<String>,
+    node_id: NodeId,
+    version: &'static str,
+    uptime_seconds: i64,
+}
+
+/// Whether the server can read its store and take events in. Needs no login: load balancers ask it.
+#[utoipa::path(get, path = "/health", tag = "system",
+    responses((status = 200, body = ServerHealthJson), (status = 503, body = ServerHealthJson)))]
+pub async fn health(extract::State(state): extract::State<Arc<State>>) -> Response {
+    let mut problems = Vec::new();
+    if let Err(error) = state.store.fact("node_id").await {
+        tracing::warn!(code = "web.health_store", %error, "the store cannot be read");
+        problems.push("the store cannot be read".to_owned());
+    }
+    let status = if problems.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = ServerHealthJson {
+        status: if problems.is_empty() { "healthy" } else { "degraded" },
+        problems,
+        node_id: state.node_id.clone(),
+        version: state.version,
+        uptime_seconds: (state.now_ms() - state.started_at_ms).max(0) / 1000,
+    };
+    (status, Json(body)).into_response()
+}
+
+/// Nodes by level.
+#[derive(Default, Serialize, utoipa::ToSchema)]
+pub struct NodeCountsJson {
+    total: usize,
+    online: usize,
+    offline: usize,
+}
+
+/// What the pipeline has done. `counted`, `duplicates` and `too_late` are since the store was made, the
+/// others since this process started.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct PipelineJson {
+    /// Events accepted.
+    accepted: u64,
+    /// Events known to be duplicates on arrival.
+    duplicate_on_arrival: u64,
+    /// Events refused.
+    rejected: u64,
+    /// Requests turned away because of rate or load.
+    turned_away: u64,
+    /// Distinct events counted in rollups.
+    counted: u64,
+    /// Duplicates that the aggregator left out.
+    duplicates: u64,
+    /// Events that were too old.
+    too_late: u64,
+    /// Records in the queue, counted ones that are not trimmed yet included.
+    queue_records: u64,
+    /// Events in them.
+    queue_events: u64,
+    /// Bytes in them.
+    queue_bytes: u64,
+}
+
+/// What the server has done.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct StatsJson {
+    nodes: NodeCountsJson,
+    targets: usize,
+    probes: usize,
+    pipeline: PipelineJson,
+    timestamp: UnixMs,
+}
+
+/// Counts of everything.
+#[utoipa::path(get, path = "/api/stats", tag = "system", security(("token" = ["read"]), ("session" = [])),
+    responses((status = 200, body = StatsJson), (status = 401, body = ErrorJson)))]
+pub async fn stats(
+    _: Person,
+    extract::State(state): extract::State<Arc<State>>,
+) -> Result<Json<StatsJson>, ApiError> {
+    Ok(Json(collect(&state).await?))
+}
+
+async fn collect(state: &State) -> Result<StatsJson, ApiError> {
+    let (now_ms, thresholds) = (state.now_ms(), state.thresholds());
+    let mut counts = NodeCountsJson::default();
+    for node in state.store.nodes().await? {
+        counts.total += 1;
+        match nodes::judge(&node, now_ms, &thresholds).level {
+            Level::Offline => counts.offline += 1,
+            Level::Healthy | Level::Warning | Level::Critical => counts.online += 1,
+        }
+    }
+    let totals = state.store.pipeline_totals().await?;
+    let depth = state.queue.depth();
+    let counters = &state.ingest.counters;
+    Ok(StatsJson {
+        nodes: counts,
+        targets: state.store.targets().await?.len(),
+        probes: state.store.probes().await?.len(),
+        pipeline: PipelineJson {
+            accepted: counters.accepted.load(Ordering::Relaxed),
+            duplicate_on_arrival: counters.duplicate.load(Ordering::Relaxed),
+            rejected: counters.rejected.load(Ordering::Relaxed),
+            turned_away: counters.turned_away.load(Ordering::Relaxed),
+            counted: totals.counted,
+            duplicates: totals.duplicates,
+            too_late: totals.too_late,
+            queue_records: depth.records,
+            queue_events: depth.events,
+            queue_bytes: depth.bytes,
+        },
+        timestamp: now_ms,
+    })
+}
+
+/// The same counts in Prometheus' text format.
+#[utoipa::path(get, path = "/metrics", tag = "system", security(("token" = ["read"]), ("session" = [])),
+    responses((status = 200, body = String, content_type = "text/plain")))]
+pub async fn metrics(
+    _: Person,
+    extract::State(state): extract::State<Arc<State>>,
+) -> Result<Response, ApiError> {
+    let stats = collect(&state).await?;
+    let mut text = String::new();
+    let mut add = |name: &str, kind: &str, help: &str, value: u64| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+    };
+    let p = &stats.pipeline;
+    add("caelum_ingest_events_accepted_total", "counter", "Events accepted since the start.", p.accepted);
+    add("caelum_ingest_events_rejected_total", "counter", "Events refused since the start.", p.rejected);
+    add(
+        "caelum_ingest_requests_turned_away_total",
+        "counter",
+        "Requests turned away because of rate or load.",
+        p.turned_away,
+    );
+    add("caelum_aggregator_events_counted_total", "counter", "Distinct events counted.", p.counted);
+    add("caelum_aggregator_events_duplicate_total", "counter", "Duplicates left out.", p.duplicates);
+    add("caelum_aggregator_events_too_late_total", "counter", "Events too old to be counted.", p.too_late);
+    add("caelum_queue_records", "gauge", "Records in the queue.", p.queue_records);
+    add("caelum_queue_events", "gauge", "Events in the queue.", p.queue_events);
+    add("caelum_queue_bytes", "gauge", "Bytes in the queue.", p.queue_bytes);
+    add("caelum_nodes", "gauge", "Nodes.", stats.nodes.total as u64);
+    add("caelum_nodes_offline", "gauge", "Nodes that are offline.", stats.nodes.offline as u64);
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}
+
+/// Machines heard on the network.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct DiscoveredMachinesJson {
+    /// Machines; none while discovery is off.
+    machines: Vec<serde_json::Value>,
+    /// Whether this server listens for beacons.
+    discovery: &'static str,
+    next_cursor: Option<String>,
+}
+
+/// Machines heard on the network. This version does not listen for beacons and says so.
+#[utoipa::path(get, path = "/api/discovered-machines", tag = "system", security(("token" = ["read"]), ("session" = [])),
+    responses((status = 200, body = DiscoveredMachinesJson)))]
+pub async fn discovered_machines(_: Person) -> Json<DiscoveredMachinesJson> {
+    Json(DiscoveredMachinesJson { machines: Vec::new(), discovery: "off", next_cursor: None })
+}

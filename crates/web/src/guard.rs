@@ -1,0 +1,75 @@
+//! What holds for every answer and every write: headers that browsers enforce, and no writes from elsewhere.
+
+use axum::{
+    extract::Request,
+    http::{HeaderMap, HeaderValue, Method, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use crate::{auth, error::ApiError, serve::Transport};
+
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    style-src-attr 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; form-action 'self'; \
+    frame-ancestors 'none'; base-uri 'none'; manifest-src 'self'";
+
+/// Adds the headers that browsers enforce.
+pub async fn security_headers(request: Request, next: Next) -> Response {
+    let is_tls = request.extensions().get::<Transport>().is_some_and(|transport| transport.is_tls);
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    if is_tls {
+        // Short, because a self-signed start may be followed by another certificate.
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=86400"));
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Refuses writes that a browser sends with a session cookie from another site's page.
+pub async fn same_origin(request: Request, next: Next) -> Response {
+    let is_write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if is_write && auth::has_session_cookie(request.headers()) && !is_own_page(request.headers()) {
+        let reason = "the request comes from another site's page".to_owned();
+        return ApiError::ForbiddenBecause("cross_origin", reason).into_response();
+    }
+    next.run(request).await
+}
+
+/// Whether a browser says that the request comes from a page of this server. A program that is no browser
+/// says neither, and has no session cookie unless it put it there itself.
+fn is_own_page(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    if let Some(origin) = text(header::ORIGIN) {
+        let host = origin.split_once("://").map(|(_, host)| host);
+        return host.is_some() && host == text(header::HOST);
+    }
+    !matches!(text(header::HeaderName::from_static("sec-fetch-site")), Some("cross-site" | "same-site"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (header::HeaderName::from_static(name), HeaderValue::from_str(value).expect("valid"))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn only_a_page_of_this_server_is_its_own() {
+        assert!(is_own_page(&headers(&[("host", "a:8080"), ("origin", "https://a:8080")])));
+        assert!(!is_own_page(&headers(&[("host", "a:8080"), ("origin", "https://b:8080")])));
+        assert!(!is_own_page(&headers(&[("host", "a:8080"), ("origin", "null")])));
+        assert!(!is_own_page(&headers(&[("host", "a"), ("sec-fetch-site", "cross-site")])));
+        assert!(is_own_page(&headers(&[("host", "a")])));
+    }
+}

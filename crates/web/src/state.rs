@@ -1,0 +1,113 @@
+//! What every route stands on.
+
+use std::sync::{Arc, Mutex, RwLock};
+
+use caelum_drivers::clock::Clock;
+use caelum_engine::lockout::Lockout;
+use caelum_model::{UnixMs, id::NodeId, node::Thresholds};
+use caelum_queue::Queue;
+use caelum_roles::{bus::Bus, ingest::Ingest};
+use caelum_store::Store;
+use tokio::sync::Semaphore;
+
+/// Password checks at once: each takes 20 MB for a moment.
+const PASSWORD_CHECKS_MAX: usize = 1;
+
+/// Settings of the HTTP side.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Largest body of `/events` after decompression, bytes.
+    pub events_body_bytes_max: usize,
+    /// How long a session lives without being used, s.
+    pub session_ttl_s: u64,
+    /// Whether plain HTTP is answered from elsewhere than this machine.
+    pub allow_plaintext: bool,
+    /// How many hours of node history are kept.
+    pub history_hours: u64,
+}
+
+/// What every route stands on; shared by all of them.
+pub struct State {
+    /// Records.
+    pub store: Arc<Store>,
+    /// The event stream.
+    pub queue: Arc<dyn Queue>,
+    /// The way in for events.
+    pub ingest: Arc<Ingest>,
+    /// News inside the process.
+    pub bus: Bus,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// This node.
+    pub node_id: NodeId,
+    /// Name of the cluster.
+    pub cluster_name: String,
+    /// Version of this program.
+    pub version: &'static str,
+    /// When this process started, by its own clock.
+    pub started_at_ms: UnixMs,
+    /// SHA-256 of the server's certificate, for people to compare.
+    pub certificate_fingerprint: String,
+    /// Settings of the HTTP side.
+    pub settings: Settings,
+    /// Thresholds in force.
+    pub thresholds: RwLock<Thresholds>,
+    pub(crate) lockout: Mutex<Lockout>,
+    pub(crate) password_checks: Semaphore,
+}
+
+/// What a state is made of.
+pub struct Parts {
+    /// Records.
+    pub store: Arc<Store>,
+    /// The event stream.
+    pub queue: Arc<dyn Queue>,
+    /// The way in for events.
+    pub ingest: Arc<Ingest>,
+    /// News inside the process.
+    pub bus: Bus,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// This node.
+    pub node_id: NodeId,
+    /// Name of the cluster.
+    pub cluster_name: String,
+    /// SHA-256 of the server's certificate.
+    pub certificate_fingerprint: String,
+    /// Settings of the HTTP side.
+    pub settings: Settings,
+    /// Thresholds in force at the start.
+    pub thresholds: Thresholds,
+}
+
+impl State {
+    /// A state as of now.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            started_at_ms: parts.clock.now_ms(),
+            store: parts.store,
+            queue: parts.queue,
+            ingest: parts.ingest,
+            bus: parts.bus,
+            clock: parts.clock,
+            node_id: parts.node_id,
+            cluster_name: parts.cluster_name,
+            version: env!("CARGO_PKG_VERSION"),
+            certificate_fingerprint: parts.certificate_fingerprint,
+            settings: parts.settings,
+            thresholds: RwLock::new(parts.thresholds),
+            lockout: Mutex::default(),
+            password_checks: Semaphore::new(PASSWORD_CHECKS_MAX),
+        })
+    }
+
+    /// The time now.
+    pub fn now_ms(&self) -> UnixMs {
+        self.clock.now_ms()
+    }
+
+    /// Thresholds in force now.
+    pub fn thresholds(&self) -> Thresholds {
+        *self.thresholds.read().expect("no code panics while it holds this lock")
+    }
+}
