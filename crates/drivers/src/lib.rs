@@ -5,11 +5,12 @@
 //! and limits come in as arguments; the environment and the command line are `cli`'s.
 //!
 //! Reading order: [`clock`] and [`random`], [`tls`], [`ports`],
-//! [`netinfo`], [`host`].
+//! [`netinfo`], [`host`], [`spool`].
 
 pub mod clock;
 pub mod host;
 pub mod netinfo;
 pub mod ports;
 pub mod random;
+pub mod spool;
 pub mod tls;
