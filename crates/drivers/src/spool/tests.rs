@@ -276,7 +276,7 @@ proptest! {
                         let before = model.handed_out.insert(entry.seq, payload.clone());
                         prop_assert!(before.is_none_or(|before| before == payload), "a number was used twice");
                     }
-                    if spool.len() > 0 {
+                    if !spool.is_empty() {
                         model.synced = model.next_seq - 1;
                     }
                 }
