@@ -5,11 +5,15 @@
 //! and limits come in as arguments; the environment and the command line are `cli`'s.
 //!
 //! Reading order: [`clock`] and [`random`], [`tls`], [`ports`],
-//! [`netinfo`], [`host`].
+//! [`netinfo`], [`host`], [`spool`], [`probe`], [`poster`].
 
 pub mod clock;
+mod fault;
 pub mod host;
 pub mod netinfo;
 pub mod ports;
+pub mod poster;
+pub mod probe;
 pub mod random;
+pub mod spool;
 pub mod tls;

@@ -132,14 +132,19 @@ impl Hosts {
         Self { addresses }
     }
 
-    /// The addresses of a name, if it is fixed here. `localhost` always is (RFC 6761, section 6.3).
+    /// The addresses of a name, if it is fixed here. `localhost` always is, for both families (RFC 6761,
+    /// section 6.3), whatever the file leaves out.
     pub fn look_up(&self, name: &str) -> Option<Vec<IpAddr>> {
         let name = canonical(name);
-        if let Some(addresses) = self.addresses.get(&name) {
-            return Some(addresses.clone());
+        let mut known = self.addresses.get(&name).cloned().unwrap_or_default();
+        if name == "localhost" || name.ends_with(".localhost") {
+            for loopback in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+                if known.iter().all(|address| address.is_ipv4() != loopback.is_ipv4()) {
+                    known.push(loopback);
+                }
+            }
         }
-        let is_local = name == "localhost" || name.ends_with(".localhost");
-        is_local.then(|| vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)])
+        (!known.is_empty()).then_some(known)
     }
 }
 

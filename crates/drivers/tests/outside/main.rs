@@ -1,0 +1,7 @@
+//! The drivers against real servers on this machine, started by the tests themselves.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod poster;
+mod probe;
+mod servers;
