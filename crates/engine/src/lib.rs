@@ -9,6 +9,7 @@
 
 #![deny(missing_docs)]
 
+pub mod drain;
 pub mod health;
 pub mod intake;
 pub mod lockout;

@@ -7,4 +7,5 @@ pub mod aggregator;
 pub mod bus;
 pub mod ingest;
 pub mod keeper;
+pub mod probe;
 pub mod sampler;
