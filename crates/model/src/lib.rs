@@ -5,11 +5,12 @@
 //! `engine`, records are kept by `store`, bytes are moved by `drivers` and `queue`.
 //!
 //! Reading order: [`id`], [`event`], [`rollup`], [`diagnosis`], then [`host`], [`node`], [`target`],
-//! [`access`] and [`wire`].
+//! [`access`], [`config`] and [`wire`].
 
 #![deny(missing_docs)]
 
 pub mod access;
+pub mod config;
 pub mod diagnosis;
 pub mod event;
 pub mod host;

@@ -3,7 +3,7 @@
 //! Lists answer `{"<plural>": […], "next_cursor": …}`; times are milliseconds since 1970 UTC; a value that is
 //! not known is null, never zero.
 
-pub(crate) mod access;
+pub mod access;
 mod measures;
 pub(crate) mod network;
 pub(crate) mod nodes;

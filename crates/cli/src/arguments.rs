@@ -1,0 +1,372 @@
+//! The command line, as it may be typed. Understanding only; what is done about it is in `commands`.
+
+use std::path::PathBuf;
+
+use caelum_model::access::Scope;
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
+
+use crate::config::keys::{Field, KEYS, LONG_FLAGS, position};
+
+/// Shows how a machine fares and how good its network is.
+#[derive(Debug, Parser)]
+#[command(name = "caelum", version, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run everything on this machine: metrics, probe, pipeline, verdicts, dashboard.
+    Up(Up),
+    /// Look at the settings.
+    #[command(subcommand)]
+    Config(Config),
+    /// Make, list and revoke tokens for programs (on this machine, no login).
+    #[command(subcommand)]
+    Token(Token),
+    /// Look after people who may sign in (on this machine, no login).
+    #[command(subcommand)]
+    User(User),
+    /// Show the nodes and how they fare.
+    Nodes(Client),
+    /// Show, add and remove what is measured.
+    #[command(subcommand)]
+    Targets(Targets),
+    /// Print the version.
+    Version,
+}
+
+/// Where the settings and the data are.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Place {
+    /// Configuration file [default: caelum.toml in the data directory, else /etc/caelum/caelum.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Data directory [default: $XDG_STATE_HOME/caelum, as root /var/lib/caelum, else ~/.local/state/caelum]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+/// `caelum up`
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Where settings and data are.
+    #[command(flatten)]
+    pub place: Place,
+    /// Settings given as flags.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// `caelum config …`
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Report everything that is wrong with the settings.
+    Check(Resolved),
+    /// Print what holds.
+    Print {
+        /// Say where each value comes from.
+        #[arg(long)]
+        origin: bool,
+        /// What is resolved.
+        #[command(flatten)]
+        resolved: Resolved,
+    },
+    /// Print a file with every setting and its default.
+    Example,
+    /// Print the reference of all settings (docs/configuration.md).
+    Reference,
+}
+
+/// What `caelum up` would resolve.
+#[derive(Debug, Args)]
+pub struct Resolved {
+    /// Where settings and data are.
+    #[command(flatten)]
+    pub place: Place,
+    /// Settings given as flags.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// `caelum token …`
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Make a token and print it, alone on the last line. It is not shown again.
+    New {
+        /// What it allows: ingest, read, operate, admin
+        #[arg(long, required = true, value_delimiter = ',', value_parser = scope)]
+        scope: Vec<Scope>,
+        /// The probe that an ingest token speaks for, or * for any
+        #[arg(long, value_name = "ID")]
+        client_id: Option<String>,
+        /// What people call it [default: after its scopes]
+        #[arg(long)]
+        name: Option<String>,
+        /// When it stops working, such as 12h or 30d [default: never]
+        #[arg(long, value_name = "TIME", value_parser = duration_ms)]
+        expires: Option<i64>,
+        /// Where the data is.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List tokens, newest first; their secrets are not known.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Where the data is.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Make a token useless.
+    Revoke {
+        /// The token's id, as listed
+        id: String,
+        /// Where the data is.
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// `caelum user …`
+#[derive(Debug, Subcommand)]
+pub enum User {
+    /// Set a new password and end the user's sessions. Prints a generated one, alone on the last line.
+    Password {
+        /// Who
+        name: String,
+        /// Read the password from the first line of standard input instead
+        #[arg(long)]
+        stdin: bool,
+        /// Where the data is.
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// `caelum targets …`
+#[derive(Debug, Subcommand)]
+pub enum Targets {
+    /// List what is measured.
+    List(Client),
+    /// Measure something more.
+    Add {
+        /// https://host/path, http://…, tcp://host:port, dns://resolver/name or icmp://host
+        url: String,
+        /// What people call it [default: the URL]
+        #[arg(long)]
+        name: Option<String>,
+        /// Time between measurements, s
+        #[arg(long, value_name = "S")]
+        interval_s: Option<u32>,
+        /// Object whose download gives the throughput
+        #[arg(long, value_name = "URL")]
+        throughput_url: Option<String>,
+        /// IP versions
+        #[arg(long, value_parser = ["any", "ipv4", "ipv6", "both"])]
+        families: Option<String>,
+        /// Which server is asked.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Measure it no longer. What was measured stays.
+    Remove {
+        /// The target's id or URL, as listed
+        target: String,
+        /// Which server is asked.
+        #[command(flatten)]
+        client: Client,
+    },
+}
+
+/// Which server is asked, and how.
+#[derive(Clone, Debug, Args)]
+pub struct Client {
+    /// Address of the server [default: the one that runs on this machine]
+    #[arg(long, env = "CAELUM_SERVER", value_name = "URL")]
+    pub server: Option<String>,
+    /// Token with the scope that is needed
+    #[arg(long, env = "CAELUM_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// Data directory of a server on this machine: where its address and its authority are read
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Print the server's JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn scope(text: &str) -> Result<Scope, String> {
+    Scope::parse(text).ok_or_else(|| "scopes are ingest, read, operate and admin".to_owned())
+}
+
+/// `90s`, `15m`, `12h` or `30d` as milliseconds.
+fn duration_ms(text: &str) -> Result<i64, String> {
+    let refuse = || "write a number and its unit: 90s, 15m, 12h or 30d".to_owned();
+    let unit_ms = match text.chars().last() {
+        Some('s') => 1_000,
+        Some('m') => 60_000,
+        Some('h') => 3_600_000,
+        Some('d') => 86_400_000,
+        _ => return Err(refuse()),
+    };
+    let number: i64 = text[..text.len() - 1].parse().map_err(|_| refuse())?;
+    number.checked_mul(unit_ms).filter(|ms| (1..=i64::from(u32::MAX) * 1_000).contains(ms)).ok_or_else(refuse)
+}
+
+/// Settings given as flags: one flag for each row of the table, made from it.
+#[derive(Debug, Default)]
+pub struct Overrides(pub Vec<(usize, String)>);
+
+impl Args for Overrides {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let command = KEYS.iter().zip(LONG_FLAGS.iter()).fold(command, |command, (key, long)| {
+            let mut flag = Arg::new(long.as_str())
+                .long(long.as_str())
+                .value_name(value_name(&key.field))
+                .action(ArgAction::Set)
+                .allow_hyphen_values(true)
+                .hide_short_help(key.short_flag.is_none())
+                .help_heading("Settings (see `caelum config reference`)")
+                .help(key.text);
+            if let Some(short) = key.short_flag.filter(|short| short != long) {
+                flag = flag.visible_alias(short);
+            }
+            command.arg(flag)
+        });
+        command.arg(
+            Arg::new("no-probe")
+                .long("no-probe")
+                .action(ArgAction::SetTrue)
+                .conflicts_with("probe-enabled")
+                .help("Do not measure the network"),
+        )
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Overrides {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut overrides = Self::default();
+        overrides.update_from_arg_matches(matches)?;
+        Ok(overrides)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for (at, key) in KEYS.iter().enumerate() {
+            if let Some(value) = matches.get_one::<String>(&key.long_flag()) {
+                self.0.push((at, value.clone()));
+            }
+        }
+        if matches.get_flag("no-probe") {
+            self.0.push((position("probe.enabled"), "false".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+fn value_name(field: &Field) -> &'static str {
+    match field {
+        Field::Text { .. } | Field::MaybeText { .. } | Field::Secret { .. } => "TEXT",
+        Field::Switch { .. } => "true|false",
+        Field::Whole { .. } | Field::Decimal { .. } => "N",
+        Field::Choice { .. } => "WORD",
+        Field::Addresses { .. } => "ADDRESS:PORT,…",
+        Field::Targets { .. } => "URL,…",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_setting_is_given_by_its_flag_or_its_short_name() {
+        for flag in ["--listen", "--server-listen"] {
+            let arguments = Arguments::try_parse_from(["caelum", "up", flag, "127.0.0.1:1", "--no-probe"]);
+            let Command::Up(up) = arguments.expect("parses").command else { panic!("is another command") };
+            assert_eq!(
+                up.overrides.0,
+                [
+                    (position("server.listen"), "127.0.0.1:1".to_owned()),
+                    (position("probe.enabled"), "false".to_owned())
+                ]
+            );
+        }
+    }
+
+    #[test]
+    fn a_time_has_a_unit() {
+        assert_eq!(duration_ms("30d"), Ok(2_592_000_000));
+        assert_eq!(duration_ms("1s"), Ok(1000));
+        for wrong in ["", "30", "d", "-1h", "0s", "3 h", "9999999999999d", "1µ"] {
+            assert!(duration_ms(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    /// Every `caelum …` line in a code block of the documents is something that can be typed.
+    #[test]
+    fn commands_in_documents_parse() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        let mut seen = 0;
+        for document in ["README.md", "docs/operations.md", "docs/configuration.md"] {
+            let text =
+                std::fs::read_to_string(format!("{root}/{document}")).expect("the document can be read");
+            for command in commands_in(&text) {
+                let words = command.split_whitespace();
+                if let Err(error) = Arguments::try_parse_from(words) {
+                    assert!(!error.use_stderr(), "{document}: {command}: {error}");
+                }
+                seen += 1;
+            }
+        }
+        assert!(seen > 8, "only {seen} commands found");
+    }
+
+    /// What stands between backticks, or in a code block up to a pipe, a bracket or a comment.
+    fn commands_in(text: &str) -> Vec<String> {
+        let mut commands = Vec::new();
+        let mut in_block = false;
+        for line in text.lines() {
+            if line.trim_start().starts_with("```") {
+                in_block = !in_block;
+            } else if in_block {
+                let start = line.find("caelum ").filter(|at| {
+                    line[..*at].trim_start_matches(' ').ends_with(['(', ' '])
+                        || *at == 0
+                        || line[..*at].trim().is_empty()
+                });
+                let start = start.or_else(|| line.find("-- up").map(|at| at + 3));
+                if let Some(at) = start.filter(|_| !line.contains("git clone")) {
+                    let rest = line[at..].split(['|', ')', '#', '&']).next().unwrap_or_default().trim();
+                    let rest = rest.strip_prefix("caelum ").unwrap_or(rest);
+                    commands.push(format!("caelum {rest}"));
+                }
+            } else {
+                let spans = line.split('`').skip(1).step_by(2);
+                commands.extend(
+                    spans
+                        .filter(|span| {
+                            span.starts_with("caelum ") && !span.contains('…') && span.split(' ').count() > 1
+                        })
+                        .map(str::to_owned),
+                );
+            }
+        }
+        commands
+    }
+}

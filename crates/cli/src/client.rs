@@ -1,0 +1,131 @@
+//! Asking a server over its API.
+//!
+//! Without an address it is the server on this machine, whose data directory says where it serves and
+//! which authority signed its certificate.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use caelum_drivers::tls;
+use caelum_model::wire::ErrorJson;
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+
+use crate::{arguments, data::DataDirectory, exit::Unreachable};
+
+/// Time after which a server that says nothing is given up.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A server that can be asked.
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    token: String,
+}
+
+impl Client {
+    /// Works out which server is meant and how it is trusted. Nothing is sent yet.
+    pub fn new(arguments: &arguments::Client) -> Result<Self> {
+        let data = DataDirectory::locate(arguments.data.clone());
+        let authority = match &data {
+            Ok(data) => fs::read_to_string(data.authority_certificate()).unwrap_or_default(),
+            Err(_) => String::new(),
+        };
+        let base = match &arguments.server {
+            Some(server) => server.trim_end_matches('/').to_owned(),
+            None => local_address(&data?)?,
+        };
+        let Some(token) = arguments.token.clone() else {
+            bail!(
+                "a token is needed: set CAELUM_TOKEN, or give --token; on the server's machine \
+                 `caelum token new --scope read` makes one"
+            );
+        };
+        let roots = tls::root_store(&authority).context("read the authorities that are trusted")?;
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls::client_config(roots).context("prepare TLS")?)
+            .timeout(TIMEOUT)
+            .build()
+            .context("prepare the HTTP client")?;
+        Ok(Self { http, base, token })
+    }
+
+    /// Asks, and answers the JSON of a good answer. Anything else is said with the server's own words.
+    pub async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.http.request(method, &url).bearer_auth(&self.token);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.map_err(|error| unreachable(&self.base, &error))?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(|error| unreachable(&self.base, &error))?;
+        if status.is_success() {
+            return match text.is_empty() {
+                true => Ok(Value::Null),
+                false => serde_json::from_str(&text).with_context(|| format!("read the answer of {url}")),
+            };
+        }
+        let said = serde_json::from_str::<ErrorJson>(&text).map(|said| said.error);
+        let said = said.map_or_else(
+            |_| status.to_string(),
+            |error| format!("{} ({}, request {})", error.message, error.code, error.request_id),
+        );
+        match status {
+            StatusCode::UNAUTHORIZED => bail!("{url} does not know the token: {said}"),
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                Err(Unreachable(format!("{url} cannot answer now: {said}")).into())
+            }
+            _ => bail!("{url} refused: {said}"),
+        }
+    }
+}
+
+/// What the server on this machine wrote when it was ready.
+fn local_address(data: &DataDirectory) -> Result<String> {
+    let file = data.ready_file();
+    let Ok(text) = fs::read_to_string(&file) else {
+        let what = format!(
+            "no server runs on the data in {}: start it with `caelum up`, or name another with --server or \
+             CAELUM_SERVER",
+            data.root().display()
+        );
+        return Err(Unreachable(what).into());
+    };
+    let ready: Value = serde_json::from_str(&text).with_context(|| format!("read {}", file.display()))?;
+    let urls: Vec<&str> = ready["urls"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let url = urls.iter().find(|url| url.starts_with("https://")).or(urls.first());
+    let url = url.with_context(|| format!("find an address in {}", file.display()))?;
+    Ok(url.trim_end_matches('/').to_owned())
+}
+
+fn unreachable(base: &str, error: &reqwest::Error) -> anyhow::Error {
+    let mut what = format!("{base} cannot be reached");
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    let mut last = String::new();
+    while let Some(error) = cause {
+        last = error.to_string();
+        cause = error.source();
+    }
+    what.push_str(&format!(": {last}"));
+    Unreachable(what).into()
+}
+
+/// A path segment in which nothing has a meaning of its own.
+pub fn segment(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes()
+        .map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_escapes_what_would_have_a_meaning() {
+        assert_eq!(segment("a-1"), "a-1");
+        assert_eq!(segment("a/b?c=ü"), "a%2Fb%3Fc%3D%C3%BC");
+    }
+}

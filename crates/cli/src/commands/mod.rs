@@ -1,0 +1,85 @@
+//! One file for each command, and the step they share: from arguments to settings.
+
+mod config;
+mod nodes;
+mod targets;
+mod token;
+mod up;
+mod user;
+
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    arguments::{Arguments, Command, Overrides, Place},
+    config::{Settings, Sources, resolve},
+    data::DataDirectory,
+    environment,
+    exit::Exit,
+    log, output,
+};
+
+/// Does what was asked.
+pub fn run(arguments: Arguments) -> Result<Exit> {
+    match arguments.command {
+        Command::Up(arguments) => {
+            let (settings, data) = settle(arguments.place, arguments.overrides)?;
+            log::open(settings.config.telemetry);
+            for note in &settings.notes {
+                tracing::warn!("{note}");
+            }
+            up::run(settings, data)
+        }
+        Command::Config(command) => config::run(command),
+        Command::Token(command) => wait_for(token::run(command)),
+        Command::User(command) => wait_for(user::run(command)),
+        Command::Nodes(client) => wait_for(nodes::run(client)),
+        Command::Targets(command) => wait_for(targets::run(command)),
+        Command::Version => {
+            output::print(&format!("caelum {}\n", env!("CARGO_PKG_VERSION")))?;
+            Ok(Exit::Fine)
+        }
+    }
+}
+
+/// Runs a short command on this thread.
+fn wait_for(command: impl Future<Output = Result<Exit>>) -> Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("start the async runtime")?.block_on(command)
+}
+
+/// Finds the data directory and the file, and resolves the settings.
+fn settle(place: Place, overrides: Overrides) -> Result<(Settings, DataDirectory)> {
+    let data = DataDirectory::locate(place.data)?;
+    let named = place.config.or_else(|| environment::path("CAELUM_CONFIG"));
+    let sources = Sources {
+        file: read_config_file(named, &data)?,
+        environment: environment::variables(),
+        flags: overrides.0,
+    };
+    Ok((resolve(&sources)?, data))
+}
+
+/// The named file, which must be there, or the first of the usual ones that is.
+fn read_config_file(named: Option<PathBuf>, data: &DataDirectory) -> Result<Option<(PathBuf, String)>> {
+    let read = |path: &Path| match fs::read_to_string(path) {
+        Ok(text) => Ok(Some((path.to_owned(), text))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("read the configuration file {}", path.display())),
+    };
+    if let Some(path) = named {
+        return match read(&path)? {
+            Some(found) => Ok(Some(found)),
+            None => bail!("there is no configuration file {}", path.display()),
+        };
+    }
+    match read(&data.config_file())? {
+        Some(found) => Ok(Some(found)),
+        None => read(Path::new("/etc/caelum/caelum.toml")),
+    }
+}

@@ -1,0 +1,75 @@
+//! Settings from the environment: our own names, and those of earlier set-ups.
+//!
+//! An empty variable counts as not set, since that is what an unset variable becomes in many a compose
+//! file.
+
+use super::{
+    Origin,
+    given::{Given, Item},
+    keys::{self, KEYS},
+    similar,
+};
+
+/// Names that begin like a setting and are read elsewhere.
+const OWN: [&str; 4] = ["CAELUM_CONFIG", "CAELUM_DATA", "CAELUM_SERVER", "CAELUM_TOKEN"];
+
+/// What became of a name that an earlier set-up documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Now {
+    /// It is this setting.
+    Setting(&'static str),
+    /// What it sets is not there yet; with what it will be about.
+    Later(&'static str),
+}
+
+/// The names printed in the documents that Caelum grew from.
+pub const EARLIER: [(&str, Now); 11] = [
+    ("ARCHITECT_CPU_WARNING", Now::Setting("health.cpu_warning")),
+    ("ARCHITECT_CPU_CRITICAL", Now::Setting("health.cpu_critical")),
+    ("ARCHITECT_MEMORY_WARNING", Now::Setting("health.memory_warning")),
+    ("ARCHITECT_MEMORY_CRITICAL", Now::Setting("health.memory_critical")),
+    ("ARCHITECT_DISK_WARNING", Now::Setting("health.disk_warning")),
+    ("ARCHITECT_DISK_CRITICAL", Now::Setting("health.disk_critical")),
+    ("ARCHITECT_HEARTBEAT_TIMEOUT", Now::Setting("health.heartbeat_timeout_s")),
+    ("ARCHITECT_USER", Now::Setting("server.admin_name")),
+    ("ARCHITECT_PASSWORD", Now::Setting("server.admin_password")),
+    ("ARCHITECT_DASHBOARD_URL", Now::Later("the server that an agent reports to")),
+    ("BEACON_PORT", Now::Later("the port of discovery beacons")),
+];
+
+/// Picks settings out of the environment, earlier names first, so that ours are applied over them.
+pub fn read(variables: &[(String, String)], notes: &mut Vec<String>) -> Vec<Item> {
+    let mut items = Vec::new();
+    let set = || variables.iter().filter(|(_, value)| !value.is_empty());
+    for (name, value) in set() {
+        match EARLIER.iter().find(|(earlier, _)| earlier == name) {
+            Some((_, Now::Setting(path))) => {
+                let key = keys::position(path);
+                notes.push(format!("{name} is understood; its name is now {}", KEYS[key].variable()));
+                items.push(item(key, name, value));
+            }
+            Some((_, Now::Later(what))) => {
+                notes.push(format!("{name} ({what}) has no effect yet"));
+            }
+            None => {}
+        }
+    }
+    for (name, value) in
+        set().filter(|(name, _)| name.starts_with("CAELUM_") && !OWN.contains(&name.as_str()))
+    {
+        match KEYS.iter().position(|key| key.variable() == *name) {
+            Some(key) => items.push(item(key, name, value)),
+            None => {
+                let known: Vec<String> = KEYS.iter().map(keys::Key::variable).collect();
+                let near = similar::nearest(name, known.iter().map(String::as_str));
+                let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+                notes.push(format!("{name} is not a setting and has no effect{hint}"));
+            }
+        }
+    }
+    items
+}
+
+fn item(key: usize, name: &str, value: &str) -> Item {
+    Item { key, origin: Origin::Environment(name.to_owned()), given: Given::Words(value.to_owned()) }
+}

@@ -1,0 +1,351 @@
+//! A value as it was written, and what a setting makes of it.
+//!
+//! In a file a value has a type, and a number in quotes is a mistake that is said. In the environment and
+//! in flags everything is words, and each setting reads them in its own way; lists are separated by commas.
+
+use std::net::SocketAddr;
+
+use caelum_model::{
+    config::{Config, ProbeTarget},
+    target::Families,
+};
+
+use super::{Origin, keys::Field, similar};
+
+/// One setting that was written somewhere.
+#[derive(Debug)]
+pub struct Item {
+    /// Position in the table of keys.
+    pub key: usize,
+    /// Where it was written.
+    pub origin: Origin,
+    /// What was written.
+    pub given: Given,
+}
+
+/// A value as written.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Given {
+    /// Untyped, from the environment or a flag.
+    Words(String),
+    /// A string.
+    Text(String),
+    /// A number without a point.
+    Whole(i64),
+    /// A number with one.
+    Decimal(f64),
+    /// `true` or `false`.
+    Switch(bool),
+    /// A list, each value with its line.
+    List(Vec<(usize, Given)>),
+    /// A table: key, line, value.
+    Table(Vec<(String, usize, Given)>),
+    /// Something no setting takes, by its name.
+    Other(&'static str),
+}
+
+impl Given {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Words(_) | Self::Text(_) => "text",
+            Self::Whole(_) => "a whole number",
+            Self::Decimal(_) => "a number",
+            Self::Switch(_) => "true or false",
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+/// Why a value cannot be taken.
+#[derive(Debug, PartialEq)]
+pub struct Problem {
+    /// The line inside the value, where it has more than one.
+    pub line: Option<usize>,
+    /// The part of the value, such as `[0].url`.
+    pub below: String,
+    /// What is wrong and what is allowed.
+    pub what: String,
+}
+
+impl Problem {
+    fn whole(what: String) -> Vec<Self> {
+        vec![Self { line: None, below: String::new(), what }]
+    }
+}
+
+impl Field {
+    /// What is allowed, as a phrase.
+    pub fn allowed(&self) -> String {
+        match self {
+            Self::Text { .. } => "text of 1 to 128 bytes".to_owned(),
+            Self::MaybeText { form, .. } => form.allowed().to_owned(),
+            Self::Secret { .. } => "text of 8 to 128 bytes".to_owned(),
+            Self::Switch { .. } => "true or false".to_owned(),
+            Self::Whole { range: (low, high), unit, .. } => {
+                format!("a whole number from {low} to {high} {unit}").trim_end().to_owned()
+            }
+            Self::Decimal { range: (low, high), unit, .. } => {
+                format!("a number from {low} to {high} {unit}").trim_end().to_owned()
+            }
+            Self::Choice { options, .. } => options.iter().map(|o| format!("{o:?}")).collect::<Vec<_>>().join(" or "),
+            Self::Addresses { .. } => {
+                "a list of 1 to 16 ADDRESS:PORT, such as 127.0.0.1:8080 or [::1]:8080".to_owned()
+            }
+            Self::Targets { .. } => {
+                "a list of up to 500 tables with url and, if wanted, name, interval_s, throughput_url, families"
+                    .to_owned()
+            }
+        }
+    }
+
+    /// Understands a value and stores it, or says everything that is wrong with it.
+    pub fn assign(&self, config: &mut Config, given: Given) -> Result<(), Vec<Problem>> {
+        let refuse = |found: String| Problem::whole(format!("{found}; allowed: {}", self.allowed()));
+        match self {
+            Self::Text { write, .. } => {
+                let text = text_of(given).map_err(&refuse)?;
+                check_text(&text, 1, 128).map_err(&refuse)?;
+                write(config, text);
+            }
+            Self::MaybeText { write, form, .. } => {
+                let text = text_of(given).map_err(&refuse)?;
+                form.check(&text).map_err(&refuse)?;
+                write(config, Some(text));
+            }
+            Self::Secret { write, .. } => {
+                let text = text_of(given).map_err(&refuse)?;
+                check_text(&text, 8, 128).map_err(&refuse)?;
+                write(config, Some(text));
+            }
+            Self::Switch { write, .. } => write(config, switch_of(given).map_err(&refuse)?),
+            Self::Whole { write, range, .. } => {
+                write(config, whole_of(given, *range).map_err(&refuse)?);
+            }
+            Self::Decimal { write, range, .. } => {
+                write(config, decimal_of(given, *range).map_err(&refuse)?);
+            }
+            Self::Choice { write, options, .. } => {
+                let text = text_of(given).map_err(&refuse)?;
+                let chosen = options.iter().position(|option| *option == text);
+                write(config, chosen.ok_or_else(|| refuse(format!("is {text:?}")))?);
+            }
+            Self::Addresses { write, .. } => write(config, addresses_of(given, self)?),
+            Self::Targets { write, .. } => write(config, targets_of(given, self)?),
+        }
+        Ok(())
+    }
+}
+
+/// What a text that may be absent must look like.
+#[derive(Clone, Copy, Debug)]
+pub enum Form {
+    /// A name.
+    Name,
+    /// A path of a file.
+    File,
+    /// An `http://` or `https://` address.
+    HttpUrl,
+}
+
+impl Form {
+    fn allowed(self) -> &'static str {
+        match self {
+            Self::Name => "text of 1 to 64 bytes",
+            Self::File => "the absolute path of a file",
+            Self::HttpUrl => "an address that begins with http:// or https://",
+        }
+    }
+
+    fn check(self, text: &str) -> Result<(), String> {
+        match self {
+            Self::Name => check_text(text, 1, 64),
+            Self::File if !text.starts_with('/') => Err(format!("is {text:?}")),
+            Self::File => check_text(text, 2, 4096),
+            Self::HttpUrl => check_url(text, &["http", "https"]),
+        }
+    }
+}
+
+fn text_of(given: Given) -> Result<String, String> {
+    match given {
+        Given::Words(text) | Given::Text(text) => Ok(text),
+        other => Err(format!("is {}", other.kind())),
+    }
+}
+
+fn check_text(text: &str, least: usize, most: usize) -> Result<(), String> {
+    if text.len() < least || text.len() > most {
+        return Err(format!("has {} bytes", text.len()));
+    }
+    if text.chars().any(char::is_control) {
+        return Err("contains a control character".to_owned());
+    }
+    Ok(())
+}
+
+fn switch_of(given: Given) -> Result<bool, String> {
+    match given {
+        Given::Switch(on) => Ok(on),
+        Given::Words(text) => match text.as_str() {
+            "true" | "yes" | "on" | "1" => Ok(true),
+            "false" | "no" | "off" | "0" => Ok(false),
+            other => Err(format!("is {other:?}")),
+        },
+        other => Err(format!("is {}", other.kind())),
+    }
+}
+
+fn whole_of(given: Given, (low, high): (u64, u64)) -> Result<u64, String> {
+    let number = match given {
+        Given::Whole(number) => u64::try_from(number).map_err(|_| format!("is {number}"))?,
+        Given::Words(text) => text.trim().parse().map_err(|_| format!("is {text:?}"))?,
+        other => return Err(format!("is {}", other.kind())),
+    };
+    if (low..=high).contains(&number) { Ok(number) } else { Err(format!("is {number}")) }
+}
+
+fn decimal_of(given: Given, (low, high): (f64, f64)) -> Result<f64, String> {
+    let number = match given {
+        Given::Decimal(number) => number,
+        Given::Whole(number) => number as f64,
+        Given::Words(text) => text.trim().parse().map_err(|_| format!("is {text:?}"))?,
+        other => return Err(format!("is {}", other.kind())),
+    };
+    if (low..=high).contains(&number) { Ok(number) } else { Err(format!("is {number}")) }
+}
+
+/// The members of a list, each with its line; words are split at commas.
+fn list_of(given: Given) -> Result<Vec<(Option<usize>, Given)>, String> {
+    match given {
+        Given::List(list) => Ok(list.into_iter().map(|(line, given)| (Some(line), given)).collect()),
+        Given::Words(text) => {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            Ok(parts.map(|part| (None, Given::Words(part.to_owned()))).collect())
+        }
+        other => Err(format!("is {}", other.kind())),
+    }
+}
+
+fn addresses_of(given: Given, field: &Field) -> Result<Vec<SocketAddr>, Vec<Problem>> {
+    let refuse = |found: String| format!("{found}; allowed: {}", field.allowed());
+    let list = list_of(given).map_err(|found| Problem::whole(refuse(found)))?;
+    if list.is_empty() || list.len() > 16 {
+        return Err(Problem::whole(refuse(format!("has {} members", list.len()))));
+    }
+    let (mut addresses, mut problems) = (Vec::<SocketAddr>::new(), Vec::new());
+    for (index, (line, given)) in list.into_iter().enumerate() {
+        let read = text_of(given).and_then(|text| text.parse().map_err(|_| format!("is {text:?}")));
+        match read {
+            Ok(address) if addresses.contains(&address) && address.port() != 0 => problems.push(Problem {
+                line,
+                below: format!("[{index}]"),
+                what: format!("is {address} for the second time"),
+            }),
+            Ok(address) => addresses.push(address),
+            Err(found) => problems.push(Problem { line, below: format!("[{index}]"), what: refuse(found) }),
+        }
+    }
+    if problems.is_empty() { Ok(addresses) } else { Err(problems) }
+}
+
+const TARGET_KEYS: [&str; 5] = ["url", "name", "interval_s", "throughput_url", "families"];
+const TARGET_SCHEMES: [&str; 5] = ["https", "http", "tcp", "dns", "icmp"];
+
+fn targets_of(given: Given, field: &Field) -> Result<Vec<ProbeTarget>, Vec<Problem>> {
+    let refuse = |found: String| Problem::whole(format!("{found}; allowed: {}", field.allowed()));
+    let list = list_of(given).map_err(refuse)?;
+    if list.len() > 500 {
+        return Err(refuse(format!("has {} members", list.len())));
+    }
+    let (mut targets, mut problems) = (Vec::<ProbeTarget>::new(), Vec::new());
+    for (index, (line, given)) in list.into_iter().enumerate() {
+        let members = match given {
+            Given::Table(members) => members,
+            Given::Words(text) | Given::Text(text) => {
+                vec![("url".to_owned(), line.unwrap_or_default(), Given::Text(text))]
+            }
+            other => {
+                let what = format!("is {}; allowed: a table with url", other.kind());
+                problems.push(Problem { line, below: format!("[{index}]"), what });
+                continue;
+            }
+        };
+        let mut target = ProbeTarget::default();
+        for (name, line, given) in members {
+            if let Err(what) = set_member(&mut target, &name, given) {
+                problems.push(Problem { line: Some(line), below: format!("[{index}].{name}"), what });
+            }
+        }
+        if target.url.is_empty() {
+            if !problems.iter().any(|problem| problem.below == format!("[{index}].url")) {
+                let what = "is missing; every target has one".to_owned();
+                problems.push(Problem { line, below: format!("[{index}].url"), what });
+            }
+        } else if targets.iter().any(|other| other.url == target.url) {
+            let what = format!("is {:?} for the second time", target.url);
+            problems.push(Problem { line, below: format!("[{index}].url"), what });
+        }
+        targets.push(target);
+    }
+    if problems.is_empty() { Ok(targets) } else { Err(problems) }
+}
+
+fn set_member(target: &mut ProbeTarget, name: &str, given: Given) -> Result<(), String> {
+    let with = |allowed: &str| {
+        let allowed = allowed.to_owned();
+        move |found: String| format!("{found}; allowed: {allowed}")
+    };
+    match name {
+        "url" => {
+            let url = text_of(given).and_then(|url| check_url(&url, &TARGET_SCHEMES).map(|()| url));
+            let allowed =
+                "https://host/path, http://host/path, tcp://host:port, dns://resolver/name, icmp://host";
+            target.url = url.map_err(with(allowed))?;
+        }
+        "name" => {
+            let text = text_of(given).and_then(|text| check_text(&text, 1, 128).map(|()| text));
+            target.name = Some(text.map_err(with("text of 1 to 128 bytes"))?);
+        }
+        "interval_s" => {
+            let interval = whole_of(given, (1, 86_400)).map_err(with("a whole number from 1 to 86400 s"))?;
+            target.interval_s = Some(interval);
+        }
+        "throughput_url" => {
+            let url = text_of(given).and_then(|url| check_url(&url, &["http", "https"]).map(|()| url));
+            target.throughput_url = Some(url.map_err(with("an http:// or https:// address"))?);
+        }
+        "families" => {
+            let text = text_of(given).map_err(with("any, ipv4, ipv6 or both"))?;
+            target.families = match text.as_str() {
+                "any" => Families::Any,
+                "ipv4" => Families::Ipv4,
+                "ipv6" => Families::Ipv6,
+                "both" => Families::Both,
+                other => return Err(with("any, ipv4, ipv6 or both")(format!("is {other:?}"))),
+            };
+        }
+        unknown => {
+            let hint = similar::nearest(unknown, TARGET_KEYS);
+            let hint = hint.map_or_else(|| TARGET_KEYS.join(", "), |near| format!("did you mean {near}?"));
+            return Err(format!("is no part of a target; {hint}"));
+        }
+    }
+    Ok(())
+}
+
+/// A rough look at an address: scheme and host. Whoever uses it parses it.
+fn check_url(url: &str, schemes: &[&str]) -> Result<(), String> {
+    check_text(url, 1, 2048)?;
+    let refuse = || format!("is {url:?}");
+    let (scheme, rest) = url.split_once("://").ok_or_else(refuse)?;
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|p| p > 0));
+    let is_good = schemes.contains(&scheme)
+        && !host.is_empty()
+        && !url.contains(char::is_whitespace)
+        && (scheme != "tcp" || has_port)
+        && (scheme != "dns" || rest.split_once('/').is_some_and(|(_, name)| !name.is_empty()));
+    if is_good { Ok(()) } else { Err(refuse()) }
+}

@@ -1,0 +1,376 @@
+//! The table of settings: the one place where a setting has a name, a range and a text.
+//!
+//! File key `section.name`, environment name `CAELUM_SECTION_NAME` and flag `--section-name` are three
+//! spellings of one row. Defaults are not here: they are `Config::default()`.
+
+use std::{net::SocketAddr, sync::LazyLock};
+
+use caelum_model::config::{Config, LogFormat, LogLevel, Plaintext, ProbeTarget};
+
+use super::given::Form;
+
+/// One setting.
+pub struct Key {
+    /// Section of the file.
+    pub section: &'static str,
+    /// Name in the section, with its unit.
+    pub name: &'static str,
+    /// A shorter flag, without the dashes, where people type it often.
+    pub short_flag: Option<&'static str>,
+    /// What it means, for whoever sets it. One or two sentences.
+    pub text: &'static str,
+    /// Its type, its range and its place in [`Config`].
+    pub field: Field,
+}
+
+impl Key {
+    /// The name in the file.
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// The name in the environment.
+    pub fn variable(&self) -> String {
+        format!("CAELUM_{}_{}", self.section, self.name).to_uppercase()
+    }
+
+    /// The flag, with its dashes.
+    pub fn flag(&self) -> String {
+        format!("--{}", self.long_flag())
+    }
+
+    /// The flag without its dashes.
+    pub fn long_flag(&self) -> String {
+        format!("{}-{}", self.section, self.name).replace('_', "-")
+    }
+}
+
+/// Reads a value out of the settings.
+type Read<T> = fn(&Config) -> T;
+/// Stores a value in the settings.
+type Write<T> = fn(&mut Config, T);
+
+/// Type, range and place of a setting.
+pub enum Field {
+    /// Text that is always there.
+    Text { read: Read<String>, write: Write<String> },
+    /// Text that may be absent.
+    MaybeText { read: Read<Option<String>>, write: Write<Option<String>>, form: Form },
+    /// Text that may be absent and is never shown.
+    Secret { read: Read<Option<String>>, write: Write<Option<String>> },
+    /// Yes or no.
+    Switch { read: Read<bool>, write: Write<bool> },
+    /// A whole number with its unit.
+    Whole { read: Read<u64>, write: Write<u64>, range: (u64, u64), unit: &'static str },
+    /// A number with its unit.
+    Decimal { read: Read<f64>, write: Write<f64>, range: (f64, f64), unit: &'static str },
+    /// One word of a few; stored by its position.
+    Choice { read: Read<&'static str>, write: Write<usize>, options: &'static [&'static str] },
+    /// Addresses with ports.
+    Addresses { read: Read<Vec<SocketAddr>>, write: Write<Vec<SocketAddr>> },
+    /// Targets to measure.
+    Targets { read: Read<Vec<ProbeTarget>>, write: Write<Vec<ProbeTarget>> },
+}
+
+/// The position of a setting that is known to exist, by its name in the file.
+pub fn position(path: &str) -> usize {
+    find(path).expect("named in the code, and a test looks every such name up")
+}
+
+/// The position of a setting by its name in the file.
+pub fn find(path: &str) -> Option<usize> {
+    KEYS.iter().position(|key| key.path() == path)
+}
+
+/// Every section, in the order of the table.
+pub fn sections() -> Vec<&'static str> {
+    let mut sections: Vec<&'static str> = KEYS.iter().map(|key| key.section).collect();
+    sections.dedup();
+    sections
+}
+
+/// A row of [`KEYS`] whose value is a plain field of [`Config`].
+macro_rules! key {
+    ($section:literal, $name:literal, $kind:ident($($place:ident).+ $(, $extra:ident: $value:expr)*), $text:expr) => {
+        key!($section, $name, None, $kind($($place).+ $(, $extra: $value)*), $text)
+    };
+    ($section:literal, $name:literal, $short:expr, $kind:ident($($place:ident).+ $(, $extra:ident: $value:expr)*), $text:expr) => {
+        Key {
+            section: $section,
+            name: $name,
+            short_flag: $short,
+            text: $text,
+            field: Field::$kind {
+                read: |config| config.$($place).+.clone(),
+                write: |config, value| config.$($place).+ = value,
+                $($extra: $value,)*
+            },
+        }
+    };
+}
+
+/// The long flags, in the order of [`KEYS`], for whoever needs them to live as long as the process.
+pub static LONG_FLAGS: LazyLock<Vec<String>> = LazyLock::new(|| KEYS.iter().map(Key::long_flag).collect());
+
+const DAY_S: u64 = 86_400;
+
+/// Every setting, section by section, in the order in which they are shown.
+pub static KEYS: &[Key] = &[
+    key!("cluster", "name", Text(cluster.name), "Name that people see on pages and in exports."),
+    key!(
+        "server",
+        "listen",
+        Some("listen"),
+        Addresses(server.listen),
+        "Addresses to serve on, each for HTTP and HTTPS. Port 0 takes any free port. An IPv6 address serves \
+         IPv6 only; where the host has no IPv6, the default leaves it out."
+    ),
+    key!(
+        "server",
+        "admin_name",
+        Text(server.admin_name),
+        "The administrator that the first start makes. Without effect once there is one."
+    ),
+    key!(
+        "server",
+        "admin_password",
+        Secret(server.admin_password),
+        "Password of that administrator. Without it, the first start generates one and prints it once. \
+         Without effect once there is an administrator."
+    ),
+    Key {
+        section: "tls",
+        name: "plaintext",
+        short_flag: None,
+        text: "What is answered without TLS: \"loopback\" answers this machine and redirects others to HTTPS, \
+               \"allow\" answers everybody, for a network that something else protects.",
+        field: Field::Choice {
+            read: |config| config.tls.plaintext.as_str(),
+            write: |config, at| config.tls.plaintext = Plaintext::ALL[at],
+            options: &["loopback", "allow"],
+        },
+    },
+    key!(
+        "tls",
+        "certificate",
+        MaybeText(tls.certificate, form: Form::File),
+        "A certificate of your own with its chain (PEM), instead of the one Caelum makes. Goes with tls.key."
+    ),
+    key!("tls", "key", MaybeText(tls.key, form: Form::File), "The private key of tls.certificate (PEM)."),
+    key!(
+        "sessions",
+        "ttl_s",
+        Whole(sessions.ttl_s, range: (60, 30 * DAY_S), unit: "s"),
+        "Somebody who has signed in and does nothing is signed out after this time."
+    ),
+    key!(
+        "agent",
+        "name",
+        Some("name"),
+        MaybeText(agent.name, form: Form::Name),
+        "Name of this node on pages. Without it, the host name."
+    ),
+    key!(
+        "agent",
+        "sample_interval_s",
+        Whole(agent.sample_interval_s, range: (1, 3600), unit: "s"),
+        "Time between two samples of this machine's metrics."
+    ),
+    key!(
+        "agent",
+        "history_hours",
+        Whole(agent.history_hours, range: (1, 365 * 24), unit: "h"),
+        "How long samples are kept for charts."
+    ),
+    key!(
+        "health",
+        "cpu_warning",
+        Decimal(health.cpu.warning, range: (0.0, 100.0), unit: "%"),
+        "Processor use from which on a node is in warning."
+    ),
+    key!(
+        "health",
+        "cpu_critical",
+        Decimal(health.cpu.critical, range: (0.0, 100.0), unit: "%"),
+        "Processor use from which on a node is critical."
+    ),
+    key!(
+        "health",
+        "memory_warning",
+        Decimal(health.memory.warning, range: (0.0, 100.0), unit: "%"),
+        "Memory use from which on a node is in warning."
+    ),
+    key!(
+        "health",
+        "memory_critical",
+        Decimal(health.memory.critical, range: (0.0, 100.0), unit: "%"),
+        "Memory use from which on a node is critical."
+    ),
+    key!(
+        "health",
+        "disk_warning",
+        Decimal(health.disk.warning, range: (0.0, 100.0), unit: "%"),
+        "Use of the fullest file system from which on a node is in warning."
+    ),
+    key!(
+        "health",
+        "disk_critical",
+        Decimal(health.disk.critical, range: (0.0, 100.0), unit: "%"),
+        "Use of the fullest file system from which on a node is critical."
+    ),
+    key!(
+        "health",
+        "load_warning",
+        Decimal(health.load.warning, range: (0.0, 10_000.0), unit: "processes"),
+        "Load average over a minute from which on a node is in warning."
+    ),
+    key!(
+        "health",
+        "load_critical",
+        Decimal(health.load.critical, range: (0.0, 10_000.0), unit: "processes"),
+        "Load average over a minute from which on a node is critical."
+    ),
+    key!(
+        "health",
+        "load_per_core",
+        Switch(health.load_per_core),
+        "Whether the two load thresholds are meant for each logical processor."
+    ),
+    key!(
+        "health",
+        "heartbeat_timeout_s",
+        Whole(health.heartbeat_timeout_s, range: (2, DAY_S), unit: "s"),
+        "Silence after which a node is offline. At least two sample intervals."
+    ),
+    key!("probe", "enabled", Switch(probe.enabled), "Whether this process measures the network."),
+    key!(
+        "probe",
+        "client_id",
+        MaybeText(probe.client_id, form: Form::Name),
+        "Name of this probe in its events. Without it, the node's id. A new name is a new probe: what is \
+         usual for the old one is not carried over."
+    ),
+    key!(
+        "probe",
+        "interval_s",
+        Whole(probe.interval_s, range: (1, DAY_S), unit: "s"),
+        "Time between two measurements of a target that does not say otherwise."
+    ),
+    key!(
+        "probe",
+        "timeout_ms",
+        Whole(probe.timeout_ms, range: (100, 120_000), unit: "ms"),
+        "Time after which a measurement is given up and counts as failed. Not longer than probe.interval_s."
+    ),
+    key!(
+        "probe",
+        "default_targets",
+        Switch(probe.default_targets),
+        "Whether the default gateway, the configured name servers and Caelum's own page are measured."
+    ),
+    key!(
+        "probe",
+        "targets",
+        Targets(probe.targets),
+        "More targets: {url = \"https://example.net/\", name = \"Example\", interval_s = 30, throughput_url = \
+         \"https://example.net/1mb.bin\", families = \"any\"}; only url is needed, families is any, ipv4, ipv6 \
+         or both. In the environment and as a flag: addresses with commas between them."
+    ),
+    key!(
+        "probe",
+        "spool_max_mb",
+        Whole(probe.spool_max_mb, range: (1, 65_536), unit: "MiB"),
+        "Most disk space for measurements that could not be handed over yet."
+    ),
+    key!(
+        "probe",
+        "ingest_url",
+        MaybeText(probe.ingest_url, form: Form::HttpUrl),
+        "Where measurements are posted. Without it, to this process."
+    ),
+    key!(
+        "ingest",
+        "max_body_bytes",
+        Whole(ingest.max_body_bytes, range: (64 * 1024, 256 * 1024 * 1024), unit: "bytes"),
+        "Largest request to /events, after decompression."
+    ),
+    key!(
+        "ingest",
+        "rate_limit_events_per_s",
+        Whole(ingest.rate_limit_events_per_s, range: (0, 10_000_000), unit: "events/s"),
+        "What one probe may send for long; more is answered with 429. 0 sets no limit."
+    ),
+    key!(
+        "ingest",
+        "rate_burst_events",
+        Whole(ingest.rate_burst_events, range: (1, 100_000_000), unit: "events"),
+        "What one probe may send at once above that rate, after an outage for instance."
+    ),
+    key!(
+        "ingest",
+        "max_backlog_events",
+        Whole(ingest.max_backlog_events, range: (1_000, 1_000_000_000), unit: "events"),
+        "Events that wait to be aggregated from which on new ones are answered with 503. What was accepted is \
+         never dropped."
+    ),
+    key!(
+        "aggregator",
+        "lateness_days",
+        Whole(aggregator.lateness_days, range: (1, 60), unit: "days"),
+        "How late an event may arrive and still be counted in its window. Later ones are kept as dead letters."
+    ),
+    key!(
+        "aggregator",
+        "commit_interval_ms",
+        Whole(aggregator.commit_interval_ms, range: (10, 1000), unit: "ms"),
+        "Most time between two commits of windows: how fresh pages are against how much is written."
+    ),
+    Key {
+        section: "aggregator",
+        name: "partitions",
+        short_flag: None,
+        text: "Parts into which the event stream is split. Fixed when the data directory is made.",
+        field: Field::Whole {
+            read: |config| config.aggregator.partitions.into(),
+            write: |config, value| {
+                config.aggregator.partitions = u16::try_from(value).expect("the range ends at 256");
+            },
+            range: (1, 256),
+            unit: "",
+        },
+    },
+    key!(
+        "aggregator",
+        "rollup_days",
+        Whole(aggregator.rollup_days, range: (1, 3650), unit: "days"),
+        "How long one-minute windows are kept. At least aggregator.lateness_days makes sense."
+    ),
+    key!(
+        "diagnoser",
+        "history_days",
+        Whole(diagnoser.history_days, range: (1, 3650), unit: "days"),
+        "How long verdicts are kept."
+    ),
+    Key {
+        section: "telemetry",
+        name: "log_level",
+        short_flag: Some("log-level"),
+        text: "How much is logged.",
+        field: Field::Choice {
+            read: |config| config.telemetry.log_level.as_str(),
+            write: |config, at| config.telemetry.log_level = LogLevel::ALL[at],
+            options: &["error", "warn", "info", "debug", "trace"],
+        },
+    },
+    Key {
+        section: "telemetry",
+        name: "log_format",
+        short_flag: Some("log-format"),
+        text: "Form of log lines: \"auto\" is \"human\" on a terminal and \"json\" elsewhere.",
+        field: Field::Choice {
+            read: |config| config.telemetry.log_format.as_str(),
+            write: |config, at| config.telemetry.log_format = LogFormat::ALL[at],
+            options: &["auto", "human", "json"],
+        },
+    },
+];

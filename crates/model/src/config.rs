@@ -1,0 +1,336 @@
+//! Settings as the parts of Caelum receive them: complete, within their ranges, with units in the names.
+//!
+//! A [`Config`] that exists has been checked. Where a value came from (file, environment, flag) and how it
+//! is written is no concern of this module: the roof of the house reads all three and holds the one table
+//! of keys with ranges and texts. A field here has the name of its key there; [`Config::default`] is what
+//! holds when nobody says otherwise.
+//!
+//! Only settings that have an effect are here. Lengths of time are numbers with their unit in the name, as
+//! they are in the file.
+
+use std::net::SocketAddr;
+
+use crate::{node::Thresholds, target::Families};
+
+/// All settings of one process.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    /// `[cluster]`
+    pub cluster: Cluster,
+    /// `[server]`
+    pub server: Server,
+    /// `[tls]`
+    pub tls: Tls,
+    /// `[sessions]`
+    pub sessions: Sessions,
+    /// `[agent]`
+    pub agent: Agent,
+    /// `[health]`
+    pub health: Thresholds,
+    /// `[probe]`
+    pub probe: Probe,
+    /// `[ingest]`
+    pub ingest: Ingest,
+    /// `[aggregator]`
+    pub aggregator: Aggregator,
+    /// `[diagnoser]`
+    pub diagnoser: Diagnoser,
+    /// `[telemetry]`
+    pub telemetry: Telemetry,
+}
+
+/// The cluster this process belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Name people use.
+    pub name: String,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self { name: "caelum".to_owned() }
+    }
+}
+
+/// Where the dashboard and the API are served, and who may sign in first.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Addresses to listen on, each for HTTP and HTTPS. An IPv6 address is listened on for IPv6 only.
+    pub listen: Vec<SocketAddr>,
+    /// The administrator that the first start makes.
+    pub admin_name: String,
+    /// That administrator's password; none means that one is generated and printed once. Without effect
+    /// once the administrator exists.
+    pub admin_password: Option<String>,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        // Two sockets instead of one dual-stack one: each family can fail with its own message, and a host
+        // without IPv6 loses nothing.
+        Self {
+            listen: vec![SocketAddr::from(([0; 4], 8080)), SocketAddr::from(([0u16; 8], 8080))],
+            admin_name: "admin".to_owned(),
+            admin_password: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server")
+            .field("listen", &self.listen)
+            .field("admin_name", &self.admin_name)
+            .field("admin_password", &self.admin_password.as_ref().map(|_| "(hidden)"))
+            .finish()
+    }
+}
+
+/// What answers plain HTTP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Plaintext {
+    /// Requests from this machine; others are redirected to HTTPS.
+    #[default]
+    Loopback,
+    /// Every request: for a network that somebody else protects.
+    Allow,
+}
+
+impl Plaintext {
+    /// Every choice.
+    pub const ALL: [Self; 2] = [Self::Loopback, Self::Allow];
+
+    /// The spelling in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Loopback => "loopback",
+            Self::Allow => "allow",
+        }
+    }
+}
+
+/// Certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// What answers plain HTTP.
+    pub plaintext: Plaintext,
+    /// A certificate of one's own with its chain: a PEM file. Set together with `key`.
+    pub certificate: Option<String>,
+    /// Its private key: a PEM file.
+    pub key: Option<String>,
+}
+
+/// People who have signed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sessions {
+    /// A session ends this long after its last use, s.
+    pub ttl_s: u64,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { ttl_s: 3600 }
+    }
+}
+
+/// Sampling of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// Name people use for this node; none means its host name.
+    pub name: Option<String>,
+    /// Time between samples, s.
+    pub sample_interval_s: u64,
+    /// How long the history of samples is kept, h.
+    pub history_hours: u64,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self { name: None, sample_interval_s: 10, history_hours: 7 * 24 }
+    }
+}
+
+/// A target as configured; what is absent is taken from [`Probe`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProbeTarget {
+    /// What is measured.
+    pub url: String,
+    /// Name people use; none means the URL.
+    pub name: Option<String>,
+    /// Time between measurements, s.
+    pub interval_s: Option<u64>,
+    /// Object whose download gives the throughput.
+    pub throughput_url: Option<String>,
+    /// IP versions.
+    pub families: Families,
+}
+
+/// Measuring the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Whether this process measures.
+    pub enabled: bool,
+    /// Name of the probe in its events; none means the node's id.
+    pub client_id: Option<String>,
+    /// Time between measurements of a target, s.
+    pub interval_s: u64,
+    /// Time after which a measurement is given up, ms.
+    pub timeout_ms: u64,
+    /// Whether the gateway, the name servers and Caelum's own page are measured.
+    pub default_targets: bool,
+    /// More targets.
+    pub targets: Vec<ProbeTarget>,
+    /// Most space for events that are not acknowledged yet, MiB.
+    pub spool_max_mb: u64,
+    /// Where events are posted; none means this process.
+    pub ingest_url: Option<String>,
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            client_id: None,
+            interval_s: 10,
+            timeout_ms: 10_000,
+            default_targets: true,
+            targets: Vec::new(),
+            spool_max_mb: 64,
+            ingest_url: None,
+        }
+    }
+}
+
+/// Taking events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ingest {
+    /// Largest body of a request after decompression, bytes.
+    pub max_body_bytes: u64,
+    /// Events a second that one probe may send for long; 0 means no limit.
+    pub rate_limit_events_per_s: u64,
+    /// Events that one probe may send at once above that rate.
+    pub rate_burst_events: u64,
+    /// Events waiting to be aggregated from which on no more are taken.
+    pub max_backlog_events: u64,
+}
+
+impl Default for Ingest {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 8 * 1024 * 1024,
+            rate_limit_events_per_s: 20_000,
+            rate_burst_events: 100_000,
+            max_backlog_events: 20_000_000,
+        }
+    }
+}
+
+/// Folding events into windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aggregator {
+    /// How late an event may be and still be counted, days.
+    pub lateness_days: u64,
+    /// Most time between two commits, ms.
+    pub commit_interval_ms: u64,
+    /// Parts of the stream. Fixed when the data directory is made.
+    pub partitions: u16,
+    /// How long rows of one-minute windows are kept, days.
+    pub rollup_days: u64,
+}
+
+impl Default for Aggregator {
+    fn default() -> Self {
+        Self { lateness_days: 7, commit_interval_ms: 500, partitions: 16, rollup_days: 90 }
+    }
+}
+
+/// Verdicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Diagnoser {
+    /// How long verdicts are kept, days.
+    pub history_days: u64,
+}
+
+impl Default for Diagnoser {
+    fn default() -> Self {
+        Self { history_days: 90 }
+    }
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Failures only.
+    Error,
+    /// And what may become one.
+    Warn,
+    /// And what an operator wants to know.
+    #[default]
+    Info,
+    /// And what a developer wants to know.
+    Debug,
+    /// And every step.
+    Trace,
+}
+
+impl LogLevel {
+    /// Every level.
+    pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
+    /// The spelling in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people on a terminal, else JSON.
+    #[default]
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl LogFormat {
+    /// Every form.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Human, Self::Json];
+
+    /// The spelling in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Human => "human",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// What Caelum says about itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Telemetry {
+    /// How much is logged.
+    pub log_level: LogLevel,
+    /// The form of a log line.
+    pub log_format: LogFormat,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_not_shown_by_debug() {
+        let server = Server { admin_password: Some("swordfish".to_owned()), ..Server::default() };
+        assert!(!format!("{server:?}").contains("swordfish"));
+    }
+}
