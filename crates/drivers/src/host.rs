@@ -4,7 +4,7 @@
 //! and `/sys` for about a millisecond, so async callers run it on a blocking thread. It does not judge:
 //! levels are made by `engine::health`.
 
-use std::{collections::HashMap, time::Instant};
+use std::{collections::HashMap, ffi::CString, mem::MaybeUninit, path::Path, time::Instant};
 
 use caelum_model::{
     UnixMs,
@@ -112,10 +112,10 @@ impl HostSampler {
                 mount: disk.mount_point().to_string_lossy().into_owned(),
                 device: disk.name().to_string_lossy().into_owned(),
                 file_system: disk.file_system().to_string_lossy().into_owned(),
-                space: Usage {
+                space: space_of(disk.mount_point()).unwrap_or(Usage {
                     total_bytes: disk.total_space(),
                     used_bytes: disk.total_space().saturating_sub(disk.available_space()),
-                },
+                }),
                 read_bytes_per_s: rate(usage.read_bytes, elapsed_s),
                 written_bytes_per_s: rate(usage.written_bytes, elapsed_s),
             }
@@ -216,6 +216,23 @@ fn rate(bytes: u64, elapsed_s: Option<f64>) -> f64 {
 /// Containers mount single files (`/etc/hosts`) from the host's disk; those are no file systems of ours.
 fn is_directory(disk: &Disk) -> bool {
     disk.mount_point().is_dir()
+}
+
+/// Space as `df` counts it: what is set aside for root is neither used nor there to be used. Without this, a
+/// disk with large reserves looks nearly full when it is empty.
+fn space_of(mount: &Path) -> Option<Usage> {
+    let path = CString::new(mount.as_os_str().as_encoded_bytes()).ok()?;
+    let mut stat = MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: the path ends in a zero byte, and the pointer is valid for one `statvfs`, which a call that
+    // succeeds has filled; all its fields are integers, for which zero is a value.
+    let stat = unsafe { (libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) == 0).then(|| stat.assume_init())? };
+    // The widths of these fields differ from system to system.
+    #[allow(clippy::unnecessary_cast, reason = "not unnecessary on macOS")]
+    let [unit, blocks, free, available] =
+        [stat.f_frsize as u64, stat.f_blocks as u64, stat.f_bfree as u64, stat.f_bavail as u64];
+    let used = blocks.saturating_sub(free);
+    let bytes = |blocks: u64| blocks.saturating_mul(unit);
+    Some(Usage { total_bytes: bytes(used.saturating_add(available)), used_bytes: bytes(used) })
 }
 
 /// Leaves out what is no disk, and all but the shortest mount point of each device. The root stays
@@ -343,7 +360,7 @@ mod tests {
     }
 
     fn cpu_seconds() -> f64 {
-        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        let mut usage = MaybeUninit::<libc::rusage>::zeroed();
         // SAFETY: the pointer is valid for one `rusage`, which the call fills.
         let usage = unsafe {
             libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());

@@ -63,7 +63,10 @@ pub(super) async fn ping(
     let rtt = summarize(&train.round_trips);
     measurement.rtt = Some(rtt);
     if rtt.received == 0 {
-        return Err(failed(format!("none of {PACKETS} pings answered within {}", words(timeout))));
+        return Err(failed(match train.complaint {
+            Some(error) => describe(&error),
+            None => format!("none of {PACKETS} pings answered within {}", words(timeout)),
+        }));
     }
     Ok(())
 }
@@ -93,6 +96,8 @@ struct Train {
     token: [u8; TOKEN_BYTES],
     sent_at: Vec<Instant>,
     round_trips: Vec<Option<Duration>>,
+    /// What the network said about a packet that it could not deliver.
+    complaint: Option<io::Error>,
 }
 
 impl Train {
@@ -108,6 +113,7 @@ impl Train {
             token,
             sent_at: Vec::with_capacity(places),
             round_trips: vec![None; places],
+            complaint: None,
         }
     }
 
@@ -119,7 +125,7 @@ impl Train {
             match socket.send(&packet).await {
                 Ok(_) => {}
                 // An error that an earlier packet brought back ("no such host") is that packet's loss.
-                Err(error) if is_about_the_path(&error) => {}
+                Err(error) if is_about_the_path(&error) => self.complaint = Some(error),
                 Err(error) => return Err(error),
             }
             let until = started + SPACING * u32::from(number + 1);
@@ -152,7 +158,10 @@ impl Train {
         let mut buffer = [0_u8; 512];
         match tokio::time::timeout_at(until.into(), socket.recv(&mut buffer)).await {
             Err(_) => Ok(()),
-            Ok(Err(error)) if is_about_the_path(&error) => Ok(()),
+            Ok(Err(error)) if is_about_the_path(&error) => {
+                self.complaint = Some(error);
+                Ok(())
+            }
             Ok(Err(error)) => Err(error),
             Ok(Ok(length)) => {
                 let now = Instant::now();

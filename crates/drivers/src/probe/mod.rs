@@ -59,7 +59,7 @@ pub use icmp::{IcmpRefused, check_icmp};
 pub use url::{Host, MAX_URL_BYTES, ProbeUrl, UrlError, WebUrl, parse, parse_web_url};
 
 /// How long the system's name configuration is believed before it is read again.
-const NAMES_FRESH: Duration = Duration::from_secs(5);
+const NAMES_FRESH: Duration = Duration::from_secs(30);
 /// The shortest time-out that makes sense of any network.
 const MIN_TIMEOUT: Duration = Duration::from_millis(10);
 /// Characters of an error's detail that are kept.
