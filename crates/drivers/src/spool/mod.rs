@@ -47,12 +47,13 @@
 //! At open, all segments are read in order. Behind a damaged place the next whole record with a plausible
 //! number is looked for, byte by byte; numbers in between are lost. What follows the last whole record of
 //! the newest segment is a torn write and is cut off; if a *handed out* marker shows that it held events
-//! that were handed out, their numbers are lost, not given again. If no segment has a whole header the
-//! epoch is unknown: the files are renamed to `.damaged` (kept for people, replaced by the next such case)
+//! that were handed out, their numbers are lost, not given again. If no segment has a whole header, or two
+//! neighbours are a million numbers apart, the epoch is unknown: the files are renamed to `.damaged` (kept for people, replaced by the next such case)
 //! and a new epoch begins.
 //!
 //! Not covered: damage that takes the last events together with their marker in one stroke.
 
+mod recover;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -155,15 +156,11 @@ impl Spool {
     ) -> Result<Self, SpoolError> {
         fs::create_dir_all(directory).map_err(failed("make", directory))?;
         let lock = lock(directory)?;
-        let found = find_segments(directory)?;
-        let recovered = recover(found)?;
+        let recovered = recover::recover(recover::find_segments(directory)?)?;
         let (epoch, mut segments) = match recovered.epoch {
             Some(epoch) => (epoch, recovered.segments),
             None => {
-                remove_set_aside(directory)?;
-                for segment in &recovered.segments {
-                    set_aside(&segment.path)?;
-                }
+                recover::set_aside(directory, &recovered.segments)?;
                 (new_epoch(), VecDeque::new())
             }
         };
@@ -399,59 +396,6 @@ fn segment_path(directory: &Path, first_seq: u64) -> PathBuf {
     directory.join(format!("{first_seq:020}.spool"))
 }
 
-/// Segment files by their first number. Half-made ones are removed.
-fn find_segments(directory: &Path) -> Result<Vec<(u64, PathBuf)>, SpoolError> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).map_err(failed("list", directory))? {
-        let path = entry.map_err(failed("list", directory))?.path();
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
-        match (extension, number) {
-            (Some("spool"), Some(first_seq @ 1..)) => found.push((first_seq, path)),
-            (Some("new"), _) => remove(&path)?,
-            _ => {}
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-#[derive(Default)]
-struct Recovered {
-    epoch: Option<u64>,
-    segments: VecDeque<Segment>,
-    trimmed_through: u64,
-    handed_out_through: u64,
-}
-
-fn recover(found: Vec<(u64, PathBuf)>) -> Result<Recovered, SpoolError> {
-    let mut recovered = Recovered::default();
-    for (first_seq, path) in found {
-        let bytes = fs::read(&path).map_err(failed("read", &path))?;
-        let epoch = segment::decode_header(&bytes, first_seq);
-        if epoch.is_none() {
-            tracing::error!(path = %path.display(), "a segment of the spool has a damaged header");
-        }
-        let scan = segment::scan(&bytes, first_seq);
-        if scan.damages > 0 {
-            tracing::error!(path = %path.display(), places = scan.damages, "a segment of the spool is damaged");
-        }
-        // Numbers between the segment before and this one were in it, and nothing of them is left.
-        if let Some(before) = recovered.segments.back_mut() {
-            before.fill_lost(first_seq - 1);
-        }
-        recovered.epoch = epoch.or(recovered.epoch);
-        recovered.trimmed_through = recovered.trimmed_through.max(scan.trimmed_through);
-        recovered.handed_out_through = recovered.handed_out_through.max(scan.handed_out_through);
-        let bytes = scan.end.max(HEADER_BYTES) as u64;
-        recovered.segments.push_back(Segment { path, first_seq, places: scan.places, bytes });
-    }
-    if let Some(newest) = recovered.segments.back_mut() {
-        newest.fill_lost(recovered.handed_out_through);
-    }
-    Ok(recovered)
-}
-
 fn create_segment(directory: &Path, epoch: u64, first_seq: u64) -> Result<Segment, SpoolError> {
     let path = segment_path(directory, first_seq);
     let temporary = path.with_extension("new");
@@ -473,23 +417,6 @@ fn remove(path: &Path) -> Result<(), SpoolError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result.map_err(failed("remove", path)),
     }
-}
-
-fn set_aside(path: &Path) -> Result<(), SpoolError> {
-    let aside = path.with_extension("damaged");
-    tracing::error!(path = %aside.display(), "a segment of an unknown epoch was set aside");
-    fs::rename(path, &aside).map_err(failed("rename", path))
-}
-
-/// What was kept for people the last time.
-fn remove_set_aside(directory: &Path) -> Result<(), SpoolError> {
-    for entry in fs::read_dir(directory).map_err(failed("list", directory))? {
-        let path = entry.map_err(failed("list", directory))?.path();
-        if path.extension().is_some_and(|extension| extension == "damaged") {
-            remove(&path)?;
-        }
-    }
-    Ok(())
 }
 
 /// The payload of the record at a place, if it is still what was written.

@@ -13,7 +13,7 @@ pub(super) const RECORD_OVERHEAD: usize = 17;
 /// The largest payload of one record.
 pub const MAX_RECORD_BYTES: usize = 256 * 1024;
 /// A jump in the sequence that is believed after damage. A larger one is taken for damage itself.
-const MAX_JUMP: u64 = 1_000_000;
+pub(super) const MAX_JUMP: u64 = 1_000_000;
 
 /// What a record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,8 @@ use super::*;
 
 const SMALL: Limits = Limits { max_bytes: 4_096, segment_bytes: 512 };
 
+const MAX_STRAY: u64 = 1 << 40;
+
 fn open(directory: &Path, limits: Limits) -> Spool {
     Spool::open(directory, limits, || 77).unwrap()
 }
@@ -28,7 +30,7 @@ fn seqs(entries: &[Entry]) -> Vec<u64> {
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {
-    find_segments(directory).unwrap().into_iter().map(|(_, path)| path).collect()
+    recover::find_segments(directory).unwrap().into_iter().map(|(_, path)| path).collect()
 }
 
 #[test]
@@ -185,6 +187,17 @@ fn when_no_header_is_left_a_new_epoch_begins_and_the_files_are_kept_for_people()
     assert_eq!((spool.epoch(), spool.len()), (78, 0));
     assert_eq!(spool.append(b"x").unwrap(), 1);
     assert!(path.with_extension("damaged").exists());
+}
+
+#[test]
+fn a_segment_of_another_sequence_is_not_believed() {
+    for foreign in [MAX_STRAY, u64::MAX] {
+        let directory = tempfile::tempdir().unwrap();
+        fill(&mut open(directory.path(), SMALL), 3);
+        fs::write(segment_path(directory.path(), foreign), segment::encode_header(5, foreign)).unwrap();
+        let mut spool = Spool::open(directory.path(), SMALL, || 78).unwrap();
+        assert!(spool.append(b"x").unwrap() <= 4);
+    }
 }
 
 #[test]
