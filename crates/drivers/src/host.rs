@@ -62,13 +62,11 @@ impl HostSampler {
 
     /// What does not change while the machine is up.
     pub fn identity(&self) -> HostIdentity {
-        let or_unknown =
-            |value: Result<String, sysinfo::Error>| value.unwrap_or_else(|_| "unknown".to_owned());
         let name = or_unknown(System::name());
         let os = System::os_version().map_or_else(|_| name.clone(), |version| format!("{name} {version}"));
         let cpus = self.system.cpus();
         HostIdentity {
-            hostname: or_unknown(System::host_name()),
+            hostname: hostname(),
             os,
             kernel: or_unknown(System::kernel_version()),
             arch: System::cpu_arch(),
@@ -281,6 +279,15 @@ fn parse_net_dev(table: &str) -> HashMap<String, Traffic> {
             })
         })
         .collect()
+}
+
+/// The name the machine gives itself; `unknown` where it gives none.
+pub fn hostname() -> String {
+    or_unknown(System::host_name())
+}
+
+fn or_unknown(value: Result<String, sysinfo::Error>) -> String {
+    value.unwrap_or_else(|_| "unknown".to_owned())
 }
 
 #[cfg(test)]

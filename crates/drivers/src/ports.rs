@@ -59,7 +59,7 @@ fn describe(holder: Option<&Holder>) -> String {
     holder.map_or_else(String::new, |holder| format!(" by {} (pid {})", holder.program, holder.pid))
 }
 
-/// Listens. Must be called inside the runtime. `[::]` takes IPv4 connections too.
+/// Listens. Must be called inside the runtime. `[::]` takes IPv6 connections only.
 pub fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
     listen(addr).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => BindError::Busy { addr, holder: find_holder(addr) },
@@ -73,8 +73,9 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // Connections of an earlier run that linger in TIME-WAIT must not keep the next run from starting.
     socket.set_reuse_address(true)?;
-    if addr.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
-        socket.set_only_v6(false)?;
+    if addr.is_ipv6() {
+        // Each family has a socket of its own, so that each can fail with its own message.
+        socket.set_only_v6(true)?;
     }
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
