@@ -37,6 +37,11 @@ impl Api {
         Ok(Self { http, base: base.to_owned(), credential: None })
     }
 
+    /// The same client at another address of the server.
+    pub fn at(&self, base: &str) -> Self {
+        Self { base: base.to_owned(), ..self.clone() }
+    }
+
     /// The same client with a token.
     pub fn with_token(&self, token: &str) -> Self {
         Self { credential: Some((header::AUTHORIZATION, format!("Bearer {token}"))), ..self.clone() }

@@ -3,11 +3,12 @@
 //! Nothing here knows how Caelum works inside; it knows the program's command line, its files and what
 //! travels. Every process started here is ended here, by its id, when its value is dropped.
 //!
-//! Reading order: [`wait`], [`server`], [`api`], then [`event`], [`target`], [`browser`], [`process`].
+//! Reading order: [`wait`], [`server`], [`api`], then [`event`], [`target`], [`browser`], [`process`], [`measure`].
 
 pub mod api;
 pub mod browser;
 pub mod event;
+pub mod measure;
 pub mod process;
 pub mod server;
 pub mod target;

@@ -155,6 +155,18 @@ impl Server {
         self.command().args(arguments).output().with_context(|| format!("run caelum {}", arguments.join(" ")))
     }
 
+    /// Starts another command of the same program and does not wait for it.
+    pub fn spawn(&self, name: &str, arguments: &[&str]) -> Result<Process> {
+        let mut command = self.command();
+        command.args(arguments);
+        Process::start(command, name, self.folder.path())
+    }
+
+    /// A folder for whatever else the test needs, gone with the server.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// A new token with these scopes; ingest tokens may speak for any probe.
     pub fn token(&self, scope: &str) -> Result<String> {
         let data = self.data();

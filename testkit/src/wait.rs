@@ -34,6 +34,11 @@ pub fn within<T>(at_most: Duration, mut look: impl FnMut() -> Option<T>) -> Opti
     }
 }
 
+/// Lets real time pass, for measurements that are about time. Tests have conditions instead.
+pub fn pass(time: Duration) {
+    thread::sleep(time);
+}
+
 /// [`until`] for looks that wait for an answer themselves.
 pub async fn until_answered<T>(what: &str, at_most: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + at_most;
