@@ -25,16 +25,23 @@ pub struct Api {
 
 impl Api {
     /// A client that trusts this authority and no other, signed in as nobody. Redirects are shown, not
-    /// followed.
+    /// followed. Each request has a connection of its own, since servers of tests come and go.
     pub fn new(base: &str, authority_pem: &[u8]) -> Result<Self> {
         install_cryptography();
         let authority = Certificate::from_pem(authority_pem).context("read the authority")?;
         let http = Client::builder()
             .tls_certs_only([authority])
             .redirect(reqwest::redirect::Policy::none())
+            .pool_max_idle_per_host(0)
             .build()
             .context("make a client")?;
         Ok(Self { http, base: base.to_owned(), credential: None })
+    }
+
+    /// The same client without TLS at another address, keeping its connections.
+    pub fn plain_at(&self, base: &str) -> Result<Self> {
+        let http = Client::builder().build().context("make a client")?;
+        Ok(Self { http, base: base.to_owned(), credential: self.credential.clone() })
     }
 
     /// The same client at another address of the server.

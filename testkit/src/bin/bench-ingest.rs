@@ -63,7 +63,7 @@ async fn bench(load: Load) -> Result<()> {
     let api = server.api()?;
     let reader = api.with_token(&server.token("read")?);
     // Plain HTTP on loopback: what TLS costs is not what is measured here.
-    let writer = api.at(&server.http()).with_token(&server.token("ingest")?);
+    let writer = api.plain_at(&server.http())?.with_token(&server.token("ingest")?);
     let counted_before = counted(&reader).await?;
     let (cpu_before, own_before) = (cpu_time(pid)?, cpu_time(std::process::id())?);
     let begin = Instant::now();
