@@ -53,7 +53,7 @@ function connect() {
   const source = new EventSource(state.url + last);
   state.source = source;
   const topics = new URLSearchParams(state.url.split("?")[1]).get("topics").split(",");
-  for (const topic of topics) source.addEventListener(topic, (event) => receive(topic, event));
+  for (const topic of [...topics, "points"]) source.addEventListener(topic, (event) => receive(topic, event));
   source.addEventListener("clock", heartbeat);
   source.addEventListener("bye", () => { state.tries = 0; retry(); });
   source.addEventListener("error", () => retry());
@@ -88,9 +88,8 @@ function receive(topic, event) {
   heard(event);
   if (state.paused) {
     // Only the newest of a block counts, except for points, which add up.
-    const before = state.waiting.get(topic) ?? [];
-    const isPoints = event.data.startsWith("{");
-    state.waiting.set(topic, isPoints ? [...before, event.data].slice(-200) : [event.data]);
+    const before = topic === "points" ? (state.waiting.get(topic) ?? []) : [];
+    state.waiting.set(topic, [...before, event.data].slice(-500));
     tick();
     return;
   }
@@ -98,7 +97,7 @@ function receive(topic, event) {
 }
 
 function apply(topic, data) {
-  if (data.startsWith("{")) {
+  if (topic === "points") {
     takePoints(JSON.parse(data));
     return;
   }

@@ -41,8 +41,7 @@ pub async fn serve(Path((stamp, name)): Path<(String, String)>) -> Response {
     let Some(file) = Files::get(&name) else {
         return (StatusCode::NOT_FOUND, "no such file").into_response();
     };
-    let keep =
-        if stamp == *STAMP { "public, max-age=31536000, immutable" } else { "no-cache" };
+    let keep = if stamp == *STAMP { "public, max-age=31536000, immutable" } else { "no-cache" };
     (
         [
             (header::CONTENT_TYPE, file.metadata.mimetype().to_owned()),

@@ -32,7 +32,8 @@ pub fn with_plot<T: Template>(
 fn shown<'a>(picture: &'a Picture) -> (UnixMs, UnixMs, Vec<&'a Slot>) {
     let (from, to) = picture.scene.span.shown();
     let width = picture.scene.span.range.slot_ms();
-    let slots = picture.slots.iter().filter(|slot| slot.start_ms + width > from && slot.start_ms < to).collect();
+    let slots =
+        picture.slots.iter().filter(|slot| slot.start_ms + width > from && slot.start_ms < to).collect();
     (from, to, slots)
 }
 
@@ -70,7 +71,9 @@ pub fn experience(picture: &Picture) -> Plot {
         name: "experience-chart",
         says: match newest {
             None => "No experience score yet".to_owned(),
-            Some(score) => format!("Experience score over {}, {score:.0} at the end", picture.scene.span.range.words()),
+            Some(score) => {
+                format!("Experience score over {}, {score:.0} at the end", picture.scene.span.range.words())
+            }
         },
         height: 104,
         kind: Kind::Score,
@@ -87,7 +90,8 @@ pub fn experience(picture: &Picture) -> Plot {
 /// Percentiles of whole measurements of one pair.
 pub fn percentiles(picture: &Picture, pair: &Pair) -> Plot {
     let (from_ms, to_ms, slots) = shown(picture);
-    let of = |slot: &Slot| slot.pairs.iter().find(|(known, _)| known == pair).map(|(_, reduced)| reduced.clone());
+    let of =
+        |slot: &Slot| slot.pairs.iter().find(|(known, _)| known == pair).map(|(_, reduced)| reduced.clone());
     let reduced: Vec<_> = slots.iter().map(|slot| of(slot)).collect();
     let trains = reduced.iter().flatten().all(|slot| slot.median(Measure::Total).is_none());
     let middle = if trains { Measure::Rtt } else { Measure::Total };
@@ -156,14 +160,22 @@ pub fn machine(picture: &Picture, machine: &Machine, points: &[NodePoint]) -> Ve
     let thresholds: &Thresholds = &picture.scene.thresholds;
     let cores = machine.node.identity.cpu_cores;
     let sample = machine.node.sample.as_ref();
-    let plot = |name: &'static str, height, kind: Kind, limit, lines: Vec<(&'static str, Look, Vec<Option<f64>>)>| {
+    let plot = |name: &'static str,
+                height,
+                kind: Kind,
+                limit,
+                lines: Vec<(&'static str, Look, Vec<Option<f64>>)>| {
         let newest = lines.first().and_then(|(_, _, values)| values.last().copied().flatten());
         let title = name.trim_start_matches("chart-");
         Plot {
             name,
             says: match newest {
                 None => format!("No {title} data in this window"),
-                Some(value) => format!("{title} over {}, {} at the end", picture.scene.span.range.words(), kind.text(value)),
+                Some(value) => format!(
+                    "{title} over {}, {} at the end",
+                    picture.scene.span.range.words(),
+                    kind.text(value)
+                ),
             },
             height,
             kind,
@@ -177,12 +189,15 @@ pub fn machine(picture: &Picture, machine: &Machine, points: &[NodePoint]) -> Ve
             regions: Vec::new(),
         }
     };
-    let all = |value: &dyn Fn(&NodePoint) -> Option<f64>| -> Vec<Option<f64>> { points.iter().map(value).collect() };
+    let all = |value: &dyn Fn(&NodePoint) -> Option<f64>| -> Vec<Option<f64>> {
+        points.iter().map(value).collect()
+    };
     let percent_limit = |value: f64| Some((value, String::new()));
     let per_core = if thresholds.load_per_core { f64::from(cores.max(1)) } else { 1.0 };
     let load_limit = thresholds.load.warning * per_core;
-    let hottest_limit = sample
-        .and_then(|sample| sample.temperatures.iter().filter_map(|sensor| sensor.critical_celsius).reduce(f64::min));
+    let hottest_limit = sample.and_then(|sample| {
+        sample.temperatures.iter().filter_map(|sensor| sensor.critical_celsius).reduce(f64::min)
+    });
     let swaps = points.iter().any(|point| point.swap_percent.is_some());
     let mut memory = vec![("memory", Look::Area, all(&|p| Some(p.memory_percent)))];
     if swaps {
@@ -204,7 +219,8 @@ pub fn machine(picture: &Picture, machine: &Machine, points: &[NodePoint]) -> Ve
         MachineChart {
             title: "Memory",
             keys: if swaps { vec![("memory", ""), ("swap", "kb")] } else { Vec::new() },
-            of: sample.map_or_else(String::new, |s| format!("of {}", format::memory(s.memory.total_bytes as f64))),
+            of: sample
+                .map_or_else(String::new, |s| format!("of {}", format::memory(s.memory.total_bytes as f64))),
             plot: plot("chart-memory", 104, Kind::Percent, percent_limit(thresholds.memory.warning), memory),
         },
         MachineChart {
@@ -266,4 +282,3 @@ pub fn machine(picture: &Picture, machine: &Machine, points: &[NodePoint]) -> Ve
         },
     ]
 }
-

@@ -153,7 +153,8 @@ impl Zone {
         Self(TimeZone::system())
     }
 
-    /// Universal time.
+    /// Universal time, which tests know.
+    #[cfg(test)]
     pub fn utc() -> Self {
         Self(TimeZone::UTC)
     }
@@ -192,8 +193,7 @@ impl Zone {
 
     /// How many milliseconds this zone is ahead of universal time at a moment.
     pub fn offset_ms(&self, at_ms: UnixMs) -> i64 {
-        Timestamp::from_millisecond(at_ms)
-            .map_or(0, |at| i64::from(self.0.to_offset(at).seconds()) * 1000)
+        Timestamp::from_millisecond(at_ms).map_or(0, |at| i64::from(self.0.to_offset(at).seconds()) * 1000)
     }
 
     /// The machine-readable form.

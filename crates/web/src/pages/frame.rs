@@ -209,7 +209,15 @@ pub fn detail_heading(verdict: &Verdict, crumb: (&'static str, String), facts: &
 
 impl Frame {
     /// The frame of a page. `path` is its address without the span, `topics` are the blocks it shows.
-    pub fn new(picture: &Picture, reader: Reader, place: Place, title: &str, verdict: Block, path: &str, topics: &str) -> Self {
+    pub fn new(
+        picture: &Picture,
+        reader: Reader,
+        place: Place,
+        title: &str,
+        verdict: Block,
+        path: &str,
+        topics: &str,
+    ) -> Self {
         let scene = &picture.scene;
         let span = &scene.span;
         let ranges = Range::ALL
@@ -258,7 +266,8 @@ impl Frame {
             live,
             now_ms: scene.now_ms,
             newest_ms: newest_ms.unwrap_or(0),
-            newest: newest_ms.map_or_else(|| "no data yet".to_owned(), |at| format!("as of {}", scene.zone.second(at))),
+            newest: newest_ms
+                .map_or_else(|| "no data yet".to_owned(), |at| format!("as of {}", scene.zone.second(at))),
             reader,
         }
     }
@@ -307,12 +316,14 @@ fn palette(picture: &Picture) -> Vec<Choices> {
     let machine_choice = |machine: &super::picture::Machine| Choice {
         href: span.link(&machine_link(&machine.node.name)),
         name: machine.node.name.clone(),
-        note: machine.issues.first().map_or_else(String::new, |issue| words::nonbreaking(&issue.message)),
+        note: machine.issues.first().map_or_else(String::new, |issue| words::issue(machine, issue)),
         what: "Machine",
         status: Some(machine.status),
         icon: "",
     };
-    urgent.extend(picture.machines.iter().filter(|machine| machine.status.needs_attention()).map(machine_choice));
+    urgent.extend(
+        picture.machines.iter().filter(|machine| machine.status.needs_attention()).map(machine_choice),
+    );
     let places = vec![
         plain(span.link("/"), "Overview", "g o", "overview"),
         plain(span.link("/machines"), "Machines", "g m", "machines"),
@@ -336,7 +347,10 @@ fn palette(picture: &Picture) -> Vec<Choices> {
     [
         Choices { title: "Needs attention", entries: urgent },
         Choices { title: "Go to", entries: places },
-        Choices { title: "Machines", entries: picture.machines.iter().take(200).map(machine_choice).collect() },
+        Choices {
+            title: "Machines",
+            entries: picture.machines.iter().take(200).map(machine_choice).collect(),
+        },
         Choices { title: "Targets", entries: targets },
         Choices {
             title: "Act",
@@ -419,6 +433,9 @@ mod tests {
     #[test]
     fn a_name_stays_one_component_of_an_address() {
         assert_eq!(machine_link("a/b?c#d é"), "/machines/a%2Fb%3Fc%23d%20%C3%A9");
-        assert_eq!(pair_link("p&q", "https://x/?a=b"), "/network?probe=p%26q&target=https%3A%2F%2Fx%2F%3Fa%3Db");
+        assert_eq!(
+            pair_link("p&q", "https://x/?a=b"),
+            "/network?probe=p%26q&target=https%3A%2F%2Fx%2F%3Fa%3Db"
+        );
     }
 }

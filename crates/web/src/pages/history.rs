@@ -94,7 +94,9 @@ impl Reduced {
             for (measure, bytes) in &row.distributions {
                 match Histogram::decode(bytes) {
                     Ok(histogram) => merged[*measure as usize].merge(&histogram),
-                    Err(error) => tracing::warn!(target = row.key.target, %error, "a stored distribution is damaged"),
+                    Err(error) => {
+                        tracing::warn!(target = row.key.target, %error, "a stored distribution is damaged")
+                    }
                 }
             }
             if row.last > reduced.last {
@@ -187,11 +189,12 @@ impl History {
         memory.forget_changed(store).await?;
         let width = range.slot_ms();
         let first = (now_ms - range.length_ms()).div_euclid(width) * width;
-        memory.kept.retain(|(kept_width, start), _| {
-            *kept_width != width || (*start >= first && *start <= now_ms)
-        });
-        let starts: Vec<UnixMs> =
-            std::iter::successors(Some(first), |start| Some(start + width)).take_while(|start| *start <= now_ms).collect();
+        memory
+            .kept
+            .retain(|(kept_width, start), _| *kept_width != width || (*start >= first && *start <= now_ms));
+        let starts: Vec<UnixMs> = std::iter::successors(Some(first), |start| Some(start + width))
+            .take_while(|start| *start <= now_ms)
+            .collect();
         let missing: Vec<UnixMs> =
             starts.iter().copied().filter(|start| !memory.kept.contains_key(&(width, *start))).collect();
         for run in missing.chunk_by(|a, b| b - a == width) {
@@ -279,7 +282,8 @@ async fn read_stretches(
         for row in rows {
             let start = row.key.window_start_ms.div_euclid(width) * width;
             // Rows come ordered by window, so a row of the next stretch closes the one before.
-            if open.first().is_some_and(|first| first.key.window_start_ms.div_euclid(width) * width != start) {
+            if open.first().is_some_and(|first| first.key.window_start_ms.div_euclid(width) * width != start)
+            {
                 close(&mut stretches, width, std::mem::take(&mut open));
             }
             open.push(row);

@@ -2,13 +2,7 @@
 
 use askama::Template;
 
-use super::{
-    block::Block,
-    format,
-    mark::Status,
-    picture::Picture,
-    plot::Spark,
-};
+use super::{block::Block, format, mark::Status, picture::Picture, plot::Spark};
 
 /// Marks shown at most; with more, the oldest resolved ones go first.
 const MARKS_MAX: usize = 40;
@@ -56,7 +50,11 @@ pub fn block(picture: &Picture) -> Block {
             let status = picture
                 .pairs
                 .iter()
-                .find(|pair| spell.open && pair.pair.target == spell.newest.target && pair.pair.client_id == spell.newest.client_id)
+                .find(|pair| {
+                    spell.open
+                        && pair.pair.target == spell.newest.target
+                        && pair.pair.client_id == spell.newest.client_id
+                })
                 .map(|pair| pair.status().0);
             let status = status.filter(|status| status.needs_attention());
             let name = picture.target_name(&spell.newest.target);
@@ -96,12 +94,14 @@ pub fn block(picture: &Picture) -> Block {
             "Experience score over {}, now {}{}",
             span.range.words(),
             format::number(now.round()),
-            picture.usual_experience().map_or_else(String::new, |usual| format!(", usually {}", format::number(usual.round())))
+            picture
+                .usual_experience()
+                .map_or_else(String::new, |usual| format!(", usually {}", format::number(usual.round())))
         ),
     };
-    let window = span.window.map(|(from, to)| {
-        (percent(from), format!("{:.2}%", span.percent_at(to) - span.percent_at(from)))
-    });
+    let window = span
+        .window
+        .map(|(from, to)| (percent(from), format!("{:.2}%", span.percent_at(to) - span.percent_at(from))));
     let template = Horizon {
         says,
         line: skyline.line,

@@ -10,7 +10,6 @@ use super::{
     frame::{self, Frame, Moment, Place, Reader, Theme},
     mark::Status,
     picture::{Machine, Picture},
-    plot::Points,
     words,
 };
 
@@ -32,11 +31,24 @@ struct Page {
 }
 
 /// The page.
-pub fn page(picture: &Picture, machine: &Machine, points: &[NodePoint], reader: Reader) -> impl Template + use<> {
+pub fn page(
+    picture: &Picture,
+    machine: &Machine,
+    points: &[NodePoint],
+    reader: Reader,
+) -> impl Template + use<> {
     let theme = reader.theme;
     let path = frame::machine_link(&machine.node.name);
     Page {
-        frame: Frame::new(picture, reader, Place::Machines, &machine.node.name, heading(picture, machine), &path, TOPICS),
+        frame: Frame::new(
+            picture,
+            reader,
+            Place::Machines,
+            &machine.node.name,
+            heading(picture, machine),
+            &path,
+            TOPICS,
+        ),
         theme,
         charts: machine_charts(picture, machine, points),
         issues: issues(picture, machine),
@@ -102,19 +114,15 @@ pub fn machine_charts(picture: &Picture, machine: &Machine, points: &[NodePoint]
         .collect();
     let stale = machine.age_ms > 30_000;
     let template = Charts {
-        window: format!("{} to {}", scene.zone.moment(from, scene.now_ms), scene.zone.moment(to, scene.now_ms)),
+        window: format!(
+            "{} to {}",
+            scene.zone.moment(from, scene.now_ms),
+            scene.zone.moment(to, scene.now_ms)
+        ),
         charts,
         stale: stale.then(|| format!("{} old", format::duration(machine.age_ms))),
     };
     Block::render("machine-charts", "Charts", &template)
-}
-
-/// What the charts' script gets in a live update: points by chart, from a moment on.
-pub fn chart_points(picture: &Picture, machine: &Machine, points: &[NodePoint], since_ms: i64) -> Vec<(&'static str, Points)> {
-    charts::machine(picture, machine, points)
-        .into_iter()
-        .map(|chart| (chart.plot.name, chart.plot.points_since(since_ms)))
-        .collect()
 }
 
 struct IssueRow {
@@ -136,10 +144,13 @@ fn issues(picture: &Picture, machine: &Machine) -> Block {
         .iter()
         .map(|issue| IssueRow {
             status: issue.severity.into(),
-            text: words::nonbreaking(&issue.message),
+            text: words::issue(machine, issue),
             limit: match (issue.metric, issue.severity) {
                 (Metric::Heartbeat, _) => {
-                    format!("offline after {}", format::duration(thresholds.heartbeat_timeout_s as i64 * 1000))
+                    format!(
+                        "offline after {}",
+                        format::duration(thresholds.heartbeat_timeout_s as i64 * 1000)
+                    )
                 }
                 (Metric::Load, level) => format!("{} from {}", word(level), format::number(issue.threshold)),
                 (Metric::Cpu | Metric::Memory | Metric::Disk, level) => {
@@ -176,7 +187,8 @@ fn cores(machine: &Machine) -> Block {
         .enumerate()
         .map(|(index, percent)| (index, format::whole(*percent), format!("{:.1}", percent.clamp(0.0, 100.0))))
         .collect();
-    let processes = sample.map_or_else(|| format::ABSENT.to_owned(), |sample| format::count(sample.process_count));
+    let processes =
+        sample.map_or_else(|| format::ABSENT.to_owned(), |sample| format::count(sample.process_count));
     Block::render("cores", "Processors", &Cores { cores, processes })
 }
 
@@ -212,7 +224,8 @@ fn disks(picture: &Picture, machine: &Machine) -> Block {
                     format::bytes(disk.space.used_bytes as f64),
                     format::bytes(disk.space.total_bytes as f64)
                 ),
-                percent: percent.map_or_else(|| format::ABSENT.to_owned(), |value| format::percent(value).to_string()),
+                percent: percent
+                    .map_or_else(|| format::ABSENT.to_owned(), |value| format::percent(value).to_string()),
                 value: format!("{:.1}", percent.unwrap_or(0.0)),
                 level: match percent {
                     Some(value) if value >= limit.critical => "crit",

@@ -66,8 +66,10 @@ impl Filter {
         let status_fits =
             self.status.as_deref().is_none_or(|level| level.is_empty() || machine.status.level() == level);
         let node = &machine.node;
-        let mut texts =
-            [&node.name, &node.identity.hostname].into_iter().chain(&node.identity.addresses).chain(&node.roles);
+        let mut texts = [&node.name, &node.identity.hostname]
+            .into_iter()
+            .chain(&node.identity.addresses)
+            .chain(&node.roles);
         status_fits && (wanted.is_empty() || texts.any(|text| text.to_lowercase().contains(&wanted)))
     }
 }
@@ -118,7 +120,8 @@ struct Machines {
 /// Draws the table.
 pub fn machines(picture: &Picture, filter: &Filter) -> Block {
     let span = &picture.scene.span;
-    let mut shown: Vec<&Machine> = picture.machines.iter().filter(|machine| filter.matches(machine)).collect();
+    let mut shown: Vec<&Machine> =
+        picture.machines.iter().filter(|machine| filter.matches(machine)).collect();
     let sort = filter.sort.as_deref().unwrap_or("name");
     let (key, down) = sort.strip_prefix('-').map_or((sort, false), |key| (key, true));
     let number = |value: Option<f64>| value.unwrap_or(-1.0);
@@ -176,7 +179,13 @@ pub fn machines(picture: &Picture, filter: &Filter) -> Block {
             name,
             class,
             href: span.link(&filter.path(filter.status.as_deref(), Some(&next))),
-            sorted: if column != key { "" } else if down { "descending" } else { "ascending" },
+            sorted: if column != key {
+                ""
+            } else if down {
+                "descending"
+            } else {
+                "ascending"
+            },
         }
     })
     .collect();
@@ -207,7 +216,10 @@ fn row(picture: &Picture, machine: &Machine) -> Row {
         status: machine.status,
         meters: tiles::meters(machine).filter(|_| machine.status != Status::Off),
         spark: Spark::draw(&cpu, 0.0, 100.0),
-        load: node.sample.as_ref().map_or_else(|| format::ABSENT.to_owned(), |s| format!("{:.2}", s.load_average[0])),
+        load: node
+            .sample
+            .as_ref()
+            .map_or_else(|| format::ABSENT.to_owned(), |s| format!("{:.2}", s.load_average[0])),
         load_level: load_level.map_or("", |issue| match Status::from(issue.severity) {
             Status::Crit => "x",
             _ => "w",

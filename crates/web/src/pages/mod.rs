@@ -28,6 +28,7 @@ mod frame;
 mod gate;
 mod history;
 mod horizon;
+mod live;
 mod machine;
 mod machines;
 mod mark;
@@ -36,9 +37,12 @@ mod overview;
 mod picture;
 mod plot;
 mod range;
+mod routes;
 mod settings;
 mod tiles;
 mod words;
 
 #[cfg(test)]
 mod tests;
+
+pub use routes::{not_found, router};

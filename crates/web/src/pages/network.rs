@@ -10,8 +10,7 @@ use serde::Deserialize;
 
 use super::{
     block::Block,
-    charts,
-    format,
+    charts, format,
     frame::{self, Frame, Place, Reader, Theme},
     history,
     mark::Status,
@@ -60,7 +59,10 @@ impl Shown {
     ];
 
     fn parse(text: Option<&str>) -> Self {
-        Self::ALL.into_iter().find(|(_, name, _)| Some(*name) == text).map_or_else(Self::default, |(shown, ..)| shown)
+        Self::ALL
+            .into_iter()
+            .find(|(_, name, _)| Some(*name) == text)
+            .map_or_else(Self::default, |(shown, ..)| shown)
     }
 
     /// The value of a pair and its text without a unit.
@@ -73,8 +75,12 @@ impl Shown {
             Self::Loss => recent.loss.map(|loss| (loss, format::percent(loss).to_string()))?,
             Self::Jitter => median(Measure::Jitter).map(|ms| (ms, format::milliseconds(ms).to_string()))?,
             Self::Voice => recent.voice.map(|mos| (mos, format!("{mos:.2}")))?,
-            Self::Throughput => median(Measure::Throughput).map(|kbps| (kbps, format::number(kbps / 1000.0)))?,
-            Self::Failures => recent.error_percent().map(|share| (share, format::percent(share).to_string()))?,
+            Self::Throughput => {
+                median(Measure::Throughput).map(|kbps| (kbps, format::number(kbps / 1000.0)))?
+            }
+            Self::Failures => {
+                recent.error_percent().map(|share| (share, format::percent(share).to_string()))?
+            }
         })
     }
 }
@@ -91,14 +97,14 @@ pub fn chosen<'a>(picture: &'a Picture, choice: &Choice) -> Option<&'a PairNow> 
         choice.target.as_deref() == Some(pair.pair.target.as_str())
             && probe.is_none_or(|probe| probe == pair.pair.client_id.as_str())
     });
-    let of_probe = || {
-        picture.pairs.iter().find(|pair| {
-            probe == Some(pair.pair.client_id.as_str())
-        })
-    };
+    let of_probe = || picture.pairs.iter().find(|pair| probe == Some(pair.pair.client_id.as_str()));
     named.or_else(of_probe).or_else(|| picture.verdicts().first().map(|(pair, _)| *pair)).or_else(|| {
         // Something with stages says more at first sight than a packet train.
-        picture.pairs.iter().find(|pair| pair.recent.median(Measure::Ttfb).is_some()).or(picture.pairs.first())
+        picture
+            .pairs
+            .iter()
+            .find(|pair| pair.recent.median(Measure::Ttfb).is_some())
+            .or(picture.pairs.first())
     })
 }
 
@@ -134,17 +140,21 @@ pub fn page(picture: &Picture, reader: Reader, choice: &Choice) -> impl Template
 }
 
 fn path(choice: &Choice) -> String {
-    let query: Vec<String> = [("probe", &choice.probe), ("target", &choice.target), ("measure", &choice.measure)]
-        .into_iter()
-        .filter_map(|(name, value)| Some(format!("{name}={}", frame::encode(value.as_deref()?))))
-        .collect();
+    let query: Vec<String> =
+        [("probe", &choice.probe), ("target", &choice.target), ("measure", &choice.measure)]
+            .into_iter()
+            .filter_map(|(name, value)| Some(format!("{name}={}", frame::encode(value.as_deref()?))))
+            .collect();
     if query.is_empty() { "/network".to_owned() } else { format!("/network?{}", query.join("&")) }
 }
 
 fn figures(picture: &Picture) -> Block {
     let throughputs = picture.pairs.iter().filter_map(|pair| pair.recent.median(Measure::Throughput));
     let throughput = history::median(throughputs).map(format::kilobits_per_s);
-    let (failed, all) = picture.pairs.iter().fold((0, 0), |(failed, all), pair| (failed + pair.recent.errors, all + pair.recent.count));
+    let (failed, all) = picture
+        .pairs
+        .iter()
+        .fold((0, 0), |(failed, all), pair| (failed + pair.recent.errors, all + pair.recent.count));
     let figures = vec![
         overview::experience_figure(picture),
         overview::voice_figure(picture),
@@ -155,14 +165,22 @@ fn figures(picture: &Picture) -> Block {
             value: (all > 0).then(|| format::count(failed)),
             unit: if all > 0 { format!("of {}", format::count(all)) } else { String::new() },
             delta: None,
-            note: if all > 0 { "measurements in 5\u{a0}min".into() } else { "nothing measured in 5\u{a0}min".into() },
+            note: if all > 0 {
+                "measurements in 5\u{a0}min".into()
+            } else {
+                "nothing measured in 5\u{a0}min".into()
+            },
             spark: Spark::default(),
             level: "",
         },
         Figure {
             title: "Throughput",
             unit: throughput.as_ref().map_or_else(String::new, |quantity| quantity.unit.to_owned()),
-            note: if throughput.is_some() { "median of targets".into() } else { "needs a download to measure".into() },
+            note: if throughput.is_some() {
+                "median of targets".into()
+            } else {
+                "needs a download to measure".into()
+            },
             value: throughput.map(|quantity| quantity.value),
             delta: None,
             spark: Spark::default(),
@@ -241,15 +259,21 @@ fn matrix(picture: &Picture, choice: &Choice) -> Block {
             let cells = columns
                 .iter()
                 .map(|(target, family)| {
-                    let pair = of_probe.iter().find(|p| p.pair.target == *target && p.pair.family == *family)?;
+                    let pair =
+                        of_probe.iter().find(|p| p.pair.target == *target && p.pair.family == *family)?;
                     Some(cell(picture, choice, shown, pair, selected == Some(&pair.pair)))
                 })
                 .collect();
-            let newest = of_probe.iter().filter(|p| p.recent.last.resolver.is_some()).max_by_key(|p| p.recent.last.ts_ms);
+            let newest = of_probe
+                .iter()
+                .filter(|p| p.recent.last.resolver.is_some())
+                .max_by_key(|p| p.recent.last.ts_ms);
             let resolver = newest.and_then(|pair| pair.recent.last.resolver.as_deref());
             MatrixRow {
                 probe: probe.to_owned(),
-                resolver: resolver.map_or_else(String::new, |resolver| format!("resolver {resolver}")),
+                resolver: resolver.map_or_else(String::new, |resolver| {
+                    format!("resolver {}", resolver.strip_suffix(":53").unwrap_or(resolver))
+                }),
                 cells,
             }
         })
@@ -257,7 +281,10 @@ fn matrix(picture: &Picture, choice: &Choice) -> Block {
     let tabs = Shown::ALL
         .into_iter()
         .map(|(measure, name, label)| MeasureTab {
-            href: span.link(&path(&Choice { measure: (measure != Shown::default()).then(|| name.to_owned()), ..choice.clone() })),
+            href: span.link(&path(&Choice {
+                measure: (measure != Shown::default()).then(|| name.to_owned()),
+                ..choice.clone()
+            })),
             name: label,
             current: measure == shown,
         })
@@ -275,7 +302,9 @@ fn order<'a>(picture: &'a Picture, url: &'a str) -> (bool, &'a str) {
 fn split_name(name: &str) -> (String, String) {
     let is_address = name.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b':'));
     match name.split_once('.') {
-        Some((first, rest)) if !is_address && !name.contains(' ') && rest.contains('.') => (first.to_owned(), format!(".{rest}")),
+        Some((first, rest)) if !is_address && !name.contains(' ') && rest.contains('.') => {
+            (first.to_owned(), format!(".{rest}"))
+        }
         _ => (name.to_owned(), String::new()),
     }
 }
@@ -297,7 +326,13 @@ fn cell(picture: &Picture, choice: &Choice, shown: Shown, pair: &PairNow, select
     let no_data = pair.recent.count == 0;
     Cell {
         href: picture.scene.span.link(&path(&chosen)),
-        level: if verdict.is_some() { status.level() } else if no_data { "off" } else { "" },
+        level: if verdict.is_some() {
+            status.level()
+        } else if no_data {
+            "off"
+        } else {
+            ""
+        },
         heat,
         icon: verdict.map(|_| status.icon_name()),
         word,
@@ -394,7 +429,9 @@ fn waterfall(picture: &Picture, choice: &Choice) -> Block {
         let verdict = pair.verdict();
         let mut stages: Vec<Stage> = STAGES
             .iter()
-            .filter_map(|(measure, class, name)| Some((*measure, *class, *name, pair.recent.median(*measure)?)))
+            .filter_map(|(measure, class, name)| {
+                Some((*measure, *class, *name, pair.recent.median(*measure)?))
+            })
             .map(|(measure, class, name, ms)| stage(verdict, measure, class, name, ms, &share))
             .collect();
         if stages.is_empty() {
@@ -404,7 +441,8 @@ fn waterfall(picture: &Picture, choice: &Choice) -> Block {
         let whole = whole_ms(pair).unwrap_or(0.0);
         let usual = usual_of(pair);
         let quantity = format::milliseconds(whole);
-        let off = usual.map(|usual| whole - usual).filter(|delta| delta.abs() >= 1.0 && delta.abs() > whole * 0.15);
+        let off =
+            usual.map(|usual| whole - usual).filter(|delta| delta.abs() >= 1.0 && delta.abs() > whole * 0.15);
         Fall {
             name: name_with_family(picture, pair),
             href: picture.scene.span.link(&path(&Choice {
@@ -418,7 +456,9 @@ fn waterfall(picture: &Picture, choice: &Choice) -> Block {
             value: quantity.value,
             unit: quantity.unit,
             delta: match off {
-                Some(delta) => format!("{}\u{a0}{}", if delta > 0.0 { '▴' } else { '▾' }, format::number(delta.abs())),
+                Some(delta) => {
+                    format!("{}\u{a0}{}", if delta > 0.0 { '▴' } else { '▾' }, format::number(delta.abs()))
+                }
                 None if usual.is_some() => "as usual".to_owned(),
                 None => "learning".to_owned(),
             },
@@ -478,7 +518,11 @@ fn ticks(end: f64) -> Vec<(String, String)> {
     [0.0, 0.25, 0.5, 0.75, 1.0]
         .into_iter()
         .map(|share| {
-            let text = if share == 1.0 { format::milliseconds(end).to_string() } else { format::number(end * share) };
+            let text = if share == 1.0 {
+                format::milliseconds(end).to_string()
+            } else {
+                format::number(end * share)
+            };
             (format!("{:.0}%", share * 100.0), text)
         })
         .collect()
@@ -501,9 +545,20 @@ fn percentiles(picture: &Picture, choice: &Choice) -> Block {
     };
     let plot = charts::percentiles(picture, &pair.pair);
     let name = name_with_family(picture, pair);
-    let now = whole_ms(pair).map_or_else(|| format::ABSENT.to_owned(), |ms| format::milliseconds(ms).to_string());
-    let error = pair.recent.last.error.as_ref().map(|(stage, detail)| format!("last failure at {}: {detail}", stage.as_str()));
-    charts::with_plot("percentiles", "Percentiles", picture, plot, |plot| Percentiles { plot, name, now, error })
+    let now =
+        whole_ms(pair).map_or_else(|| format::ABSENT.to_owned(), |ms| format::milliseconds(ms).to_string());
+    let error = pair
+        .recent
+        .last
+        .error
+        .as_ref()
+        .map(|(stage, detail)| format!("last failure at {}: {detail}", stage.as_str()));
+    charts::with_plot("percentiles", "Percentiles", picture, plot, |plot| Percentiles {
+        plot,
+        name,
+        now,
+        error,
+    })
 }
 
 /// The chart of the chosen pair, for live updates.
@@ -546,7 +601,10 @@ fn voice(picture: &Picture) -> Block {
                 at: format!("{:.1}", (mos - 1.0) / 3.5 * 100.0),
                 mos: format!("{mos:.2}"),
                 level: if status == Status::Ok { "" } else { status.level() },
-                rtt: pair.recent.median(Measure::Rtt).map_or_else(String::new, |ms| format::milliseconds(ms).to_string()),
+                rtt: pair
+                    .recent
+                    .median(Measure::Rtt)
+                    .map_or_else(String::new, |ms| format::milliseconds(ms).to_string()),
             })
         })
         .collect();
@@ -570,31 +628,43 @@ struct Resolvers {
 
 /// How long each resolver takes, over the pairs that asked it.
 fn resolvers(picture: &Picture) -> Block {
-    let mut names: Vec<&str> = picture.pairs.iter().filter_map(|pair| pair.recent.last.resolver.as_deref()).collect();
+    let mut names: Vec<&str> =
+        picture.pairs.iter().filter_map(|pair| pair.recent.last.resolver.as_deref()).collect();
     names.sort_unstable();
     names.dedup();
     let rows = names
         .into_iter()
         .filter_map(|name| {
-            let users: Vec<&PairNow> =
-                picture.pairs.iter().filter(|pair| pair.recent.last.resolver.as_deref() == Some(name)).collect();
+            let users: Vec<&PairNow> = picture
+                .pairs
+                .iter()
+                .filter(|pair| pair.recent.last.resolver.as_deref() == Some(name))
+                .collect();
             let median = history::median(users.iter().filter_map(|pair| pair.recent.median(Measure::Dns)))?;
-            let slow = users.iter().filter_map(|pair| Some((pair, pair.verdict()?)));
-            let worst = slow.filter(|(_, verdict)| verdict.label == Label::Dns).map(|(pair, _)| pair.status().0).max();
+            let slow: Vec<&&PairNow> = users
+                .iter()
+                .filter(|pair| pair.verdict().is_some_and(|verdict| verdict.label == Label::Dns))
+                .collect();
+            let worst = slow.iter().map(|pair| pair.status().0).max();
+            // Where a verdict stands, its number is the one to show.
+            let slowest = slow.iter().filter_map(|pair| pair.recent.median(Measure::Dns)).reduce(f64::max);
             let known = users.iter().any(|pair| pair.usual(Measure::Dns).is_some());
             let (status, word) = match worst {
                 Some(status) => (status, "Slow"),
                 None if known => (Status::Ok, "As usual"),
                 None => (Status::Queue, "Learning"),
             };
-            let quantity = format::milliseconds(median);
+            let quantity = format::milliseconds(slowest.unwrap_or(median));
             Some(ResolverRow {
-                name: name.to_owned(),
+                name: name.strip_suffix(":53").unwrap_or(name).to_owned(),
                 status,
                 word,
                 value: quantity.value,
                 unit: quantity.unit,
-                pairs: format::counted(users.len(), "pair", "pairs"),
+                pairs: match slow.len() {
+                    0 => format::counted(users.len(), "pair", "pairs"),
+                    slow => format!("{slow} of {}", format::counted(users.len(), "pair", "pairs")),
+                },
             })
         })
         .collect();

@@ -12,8 +12,7 @@ use super::{
     mark::Status,
     picture::{self, PairNow, Picture},
     plot::Spark,
-    tiles,
-    words,
+    tiles, words,
 };
 
 /// Blocks of this page, by their names in live updates.
@@ -114,10 +113,11 @@ pub fn experience_figure(picture: &Picture) -> Figure {
         Status::Ok => "",
         other => other.level(),
     });
-    let delta = now.zip(usual).map(|(now, usual)| now - usual).filter(|delta| delta.abs() >= 2.0).map(|delta| {
-        let arrow = if delta < 0.0 { '▾' } else { '▴' };
-        (format!("{arrow}\u{a0}{:.0}", delta.abs()), if delta < 0.0 { level } else { "" })
-    });
+    let delta =
+        now.zip(usual).map(|(now, usual)| now - usual).filter(|delta| delta.abs() >= 2.0).map(|delta| {
+            let arrow = if delta < 0.0 { '▾' } else { '▴' };
+            (format!("{arrow}\u{a0}{:.0}", delta.abs()), if delta < 0.0 { level } else { "" })
+        });
     Figure {
         title: "Experience",
         value: now.map(|score| format!("{score:.0}")),
@@ -155,7 +155,8 @@ pub fn voice_figure(picture: &Picture) -> Figure {
 /// The slowest first byte, of all pairs that have one.
 pub fn first_byte_figure(picture: &Picture) -> Figure {
     let now = picture.pairs.iter().filter_map(|pair| pair.recent.ttfb_p95).reduce(f64::max);
-    let of_slot = |slot: &Slot| slot.pairs.iter().filter_map(|(_, reduced)| reduced.ttfb_p95).reduce(f64::max);
+    let of_slot =
+        |slot: &Slot| slot.pairs.iter().filter_map(|(_, reduced)| reduced.ttfb_p95).reduce(f64::max);
     let usual = picture.usual_of(of_slot);
     let quantity = now.map(format::milliseconds);
     let high = picture.slots.iter().filter_map(of_slot).fold(1.0, f64::max);
@@ -177,7 +178,8 @@ pub fn first_byte_figure(picture: &Picture) -> Figure {
 /// Lost packets over pairs with packet trains.
 pub fn loss_figure(picture: &Picture) -> Figure {
     let now = super::history::mean(picture.pairs.iter().filter_map(|pair| pair.recent.loss));
-    let of_slot = |slot: &Slot| super::history::mean(slot.pairs.iter().filter_map(|(_, reduced)| reduced.loss));
+    let of_slot =
+        |slot: &Slot| super::history::mean(slot.pairs.iter().filter_map(|(_, reduced)| reduced.loss));
     let usual = picture.usual_of(of_slot);
     let quantity = now.map(format::percent);
     let high = picture.slots.iter().filter_map(of_slot).fold(1.0, f64::max);
@@ -213,9 +215,8 @@ struct First {
 
 /// On a first start: what works already and what comes next.
 fn first(picture: &Picture) -> Block {
-    let learned = picture.pairs.iter().any(|pair| {
-        pair.status.as_ref().is_some_and(|status| !status.usual.is_empty())
-    });
+    let learned =
+        picture.pairs.iter().any(|pair| pair.status.as_ref().is_some_and(|status| !status.usual.is_empty()));
     let template = First {
         shown: !learned && picture.slots.iter().filter(|slot| !slot.pairs.is_empty()).count() < 15,
         machine: picture.machines.iter().any(|machine| machine.node.sample.is_some()),
@@ -250,7 +251,8 @@ struct Verdicts {
 /// Verdicts that stand, each with the place of the fault.
 pub fn verdicts(picture: &Picture) -> Block {
     let standing = picture.verdicts();
-    let rows = standing.iter().take(ROWS_MAX).map(|(pair, verdict)| verdict_row(picture, pair, verdict)).collect();
+    let rows =
+        standing.iter().take(ROWS_MAX).map(|(pair, verdict)| verdict_row(picture, pair, verdict)).collect();
     let template = Verdicts {
         rows,
         more: standing.len().saturating_sub(ROWS_MAX),
@@ -301,10 +303,16 @@ fn experience(picture: &Picture) -> Block {
             let (status, word) = pair.status();
             ScoreRow {
                 name: picture.target_name(&pair.pair.target).to_owned(),
-                href: picture.scene.span.link(&frame::pair_link(pair.pair.client_id.as_str(), &pair.pair.target)),
+                href: picture
+                    .scene
+                    .span
+                    .link(&frame::pair_link(pair.pair.client_id.as_str(), &pair.pair.target)),
                 status,
                 word,
-                score: pair.recent.experience.map_or_else(|| format::ABSENT.to_owned(), |score| format!("{score:.0}")),
+                score: pair
+                    .recent
+                    .experience
+                    .map_or_else(|| format::ABSENT.to_owned(), |score| format!("{score:.0}")),
                 whole: whole_time(pair),
             }
         })
@@ -342,7 +350,7 @@ fn alerts(picture: &Picture) -> Block {
             status: issue.severity.into(),
             name: machine.node.name.clone(),
             href: picture.scene.span.link(&frame::machine_link(&machine.node.name)),
-            text: words::nonbreaking(&issue.message),
+            text: words::issue(machine, issue),
         })
         .collect();
     Block::render("alerts", "Thresholds", &Alerts { rows })
@@ -376,9 +384,19 @@ fn events(picture: &Picture) -> Block {
         }
     }
     for machine in &picture.machines {
-        happened.push((machine.node.joined_at_ms, Status::Info, machine.node.name.clone(), "joined".to_owned()));
+        happened.push((
+            machine.node.joined_at_ms,
+            Status::Info,
+            machine.node.name.clone(),
+            "joined".to_owned(),
+        ));
         if machine.status == Status::Off {
-            happened.push((machine.node.seen_at_ms, Status::Off, machine.node.name.clone(), "fell silent".to_owned()));
+            happened.push((
+                machine.node.seen_at_ms,
+                Status::Off,
+                machine.node.name.clone(),
+                "fell silent".to_owned(),
+            ));
         }
     }
     for target in &picture.targets {

@@ -231,8 +231,7 @@ impl Picture {
 /// A machine with its health.
 pub fn machine(node: Node, spark: Vec<NodePoint>, scene: &Scene) -> Machine {
     let age_ms = (scene.now_ms - node.seen_at_ms).max(0);
-    let health =
-        health::health(node.sample.as_ref(), node.identity.cpu_cores, age_ms, &scene.thresholds);
+    let health = health::health(node.sample.as_ref(), node.identity.cpu_cores, age_ms, &scene.thresholds);
     Machine { status: health.level.into(), issues: health.issues, age_ms, node, spark }
 }
 
@@ -245,10 +244,16 @@ pub fn pairs_of(
 ) -> Vec<PairNow> {
     let mut known: HashMap<Pair, PairStatus> = statuses
         .into_iter()
-        .filter(|status| targets.iter().any(|target| target.url == status.target) || now_ms - status.window_start_ms < 86_400_000)
+        .filter(|status| {
+            targets.iter().any(|target| target.url == status.target)
+                || now_ms - status.window_start_ms < 86_400_000
+        })
         .map(|status| {
-            let pair =
-                Pair { client_id: status.client_id.clone(), target: status.target.clone(), family: status.family };
+            let pair = Pair {
+                client_id: status.client_id.clone(),
+                target: status.target.clone(),
+                family: status.family,
+            };
             (pair, status)
         })
         .collect();

@@ -167,7 +167,11 @@ impl Plot {
         let first = self.times_ms.partition_point(|at| *at < since_ms);
         Points {
             t: self.times_ms[first..].iter().map(|at| at.div_euclid(1000)).collect(),
-            v: self.lines.iter().map(|line| line.values[first..].iter().map(|v| v.map(rounded)).collect()).collect(),
+            v: self
+                .lines
+                .iter()
+                .map(|line| line.values[first..].iter().map(|v| v.map(rounded)).collect())
+                .collect(),
             now: self.now(),
         }
     }
@@ -185,7 +189,11 @@ impl Plot {
         match self.kind {
             Kind::Percent => (0.0, 100.0, vec![50.0, 100.0]),
             Kind::Score => {
-                let floor = if lowest.is_finite() { ((lowest - 5.0) / 20.0).floor().clamp(0.0, 3.0) * 20.0 } else { 0.0 };
+                let floor = if lowest.is_finite() {
+                    ((lowest - 5.0) / 20.0).floor().clamp(0.0, 3.0) * 20.0
+                } else {
+                    0.0
+                };
                 (floor, 100.0, vec![(floor + 100.0) / 2.0, 100.0])
             }
             Kind::Celsius if highest.is_finite() => {
@@ -249,14 +257,23 @@ impl Plot {
             .enumerate()
             .map(|(index, value)| {
                 let last = index + 1 == ticks.len();
-                let text = if last { self.kind.text(*value) } else { self.tick_text(*value, ticks[ticks.len() - 1]) };
-                Tick { at: at(y(*value) / height * 100.0), text, edge: if y(*value) < 8.0 { "top" } else { "" } }
+                let text = match self.kind {
+                    Kind::Number => format::number(*value),
+                    _ if last => self.kind.text(*value),
+                    _ => self.tick_text(*value, ticks[ticks.len() - 1]),
+                };
+                Tick {
+                    at: at(y(*value) / height * 100.0),
+                    text,
+                    edge: if y(*value) < 8.0 { "top" } else { "" },
+                }
             })
             .collect();
-        let limit = self.limit.as_ref().filter(|limit| limit.0 > low && limit.0 <= high).map(|(value, text)| {
-            body.push(Shape { class: "lim", path: format!("M0 {0:.1}H1000", y(*value)) });
-            Tick { at: at(y(*value) / height * 100.0), text: text.clone(), edge: "" }
-        });
+        let limit =
+            self.limit.as_ref().filter(|limit| limit.0 > low && limit.0 <= high).map(|(value, text)| {
+                body.push(Shape { class: "lim", path: format!("M0 {0:.1}H1000", y(*value)) });
+                Tick { at: at(y(*value) / height * 100.0), text: text.clone(), edge: "" }
+            });
         let x_ticks = self.time_ticks(zone, &at);
         let settings = Settings {
             kind: self.kind,
@@ -286,10 +303,11 @@ impl Plot {
     /// A tick below the topmost carries no unit, in the unit of the topmost.
     fn tick_text(&self, value: f64, top: f64) -> String {
         let scale = match self.kind {
-            Kind::Rate => [1e12, 1e9, 1e6, 1e3].into_iter().find(|scale| top >= *scale * 0.9995).unwrap_or(1.0),
+            Kind::Rate => {
+                [1e12, 1e9, 1e6, 1e3].into_iter().find(|scale| top >= *scale * 0.9995).unwrap_or(1.0)
+            }
             Kind::Time if top >= 9_950.0 => 1000.0,
-            Kind::Number => return format!("{value:.1}"),
-            Kind::Percent | Kind::Time | Kind::Celsius | Kind::Score => 1.0,
+            Kind::Percent | Kind::Number | Kind::Time | Kind::Celsius | Kind::Score => 1.0,
         };
         format::number(value / scale)
     }
@@ -302,7 +320,8 @@ impl Plot {
         [(self.from_ms, "start"), (middle, ""), (self.to_ms, "end")]
             .into_iter()
             .map(|(moment, edge)| {
-                let share = (moment - self.from_ms) as f64 * 100.0 / (self.to_ms - self.from_ms).max(1) as f64;
+                let share =
+                    (moment - self.from_ms) as f64 * 100.0 / (self.to_ms - self.from_ms).max(1) as f64;
                 Tick { at: at(share), text: text(moment), edge }
             })
             .collect()
@@ -329,7 +348,11 @@ fn nice_top(value: f64) -> f64 {
     }
     let wanted = value * 1.08;
     let power = 10f64.powf(wanted.log10().floor());
-    [1.0, 2.0, 4.0, 5.0, 10.0].into_iter().map(|step| step * power).find(|top| *top >= wanted).unwrap_or(10.0 * power)
+    [1.0, 2.0, 4.0, 5.0, 10.0]
+        .into_iter()
+        .map(|step| step * power)
+        .find(|top| *top >= wanted)
+        .unwrap_or(10.0 * power)
 }
 
 /// Stretches without a gap.
@@ -428,7 +451,8 @@ mod tests {
 
     #[test]
     fn an_axis_of_amounts_starts_at_zero_and_ends_on_a_round_number() {
-        for (value, top) in [(0.0, 1.0), (0.9, 1.0), (3.1, 4.0), (42.0, 50.0), (95.0, 200.0), (431.0, 500.0)] {
+        for (value, top) in [(0.0, 1.0), (0.9, 1.0), (3.1, 4.0), (42.0, 50.0), (95.0, 200.0), (431.0, 500.0)]
+        {
             assert_eq!(nice_top(value), top, "{value}");
         }
     }

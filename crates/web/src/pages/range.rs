@@ -101,7 +101,10 @@ impl Range {
     pub fn ticks(self, from_ms: UnixMs, to_ms: UnixMs, offset_ms: i64) -> Vec<UnixMs> {
         let step = self.tick_ms();
         let first = (from_ms + offset_ms).div_euclid(step) * step + step - offset_ms;
-        std::iter::successors(Some(first), |at| Some(at + step)).take_while(|at| *at <= to_ms).take(32).collect()
+        std::iter::successors(Some(first), |at| Some(at + step))
+            .take_while(|at| *at <= to_ms)
+            .take(32)
+            .collect()
     }
 }
 

@@ -39,7 +39,7 @@ impl Form {
     pub fn fresh() -> Self {
         Self {
             interval_s: "10".to_owned(),
-            timeout_ms: "5000".to_owned(),
+            timeout_ms: "10000".to_owned(),
             families: "any".to_owned(),
             ..Self::default()
         }
@@ -99,7 +99,15 @@ pub fn page(picture: &Picture, reader: Reader, form: Form, fault: Option<String>
     let may_operate = reader.may_operate;
     let verdict = frame::heading(&verdict(picture));
     Page {
-        frame: Frame::new(picture, reader, Place::Settings, "Probes and targets", verdict, "/settings/targets", TOPICS),
+        frame: Frame::new(
+            picture,
+            reader,
+            Place::Settings,
+            "Probes and targets",
+            verdict,
+            "/settings/targets",
+            TOPICS,
+        ),
         theme,
         targets: targets(picture, may_operate),
         probes: probes(picture),
@@ -121,9 +129,10 @@ fn verdict(picture: &Picture) -> Verdict {
             counted(probes, "probe", "probes")
         ),
     };
-    let lede = "A target is what your people use: a page, a service, a resolver. The first measurement comes \
+    let lede =
+        "A target is what your people use: a page, a service, a resolver. The first measurement comes \
                 within seconds, what is usual is learned from the first minutes."
-        .to_owned();
+            .to_owned();
     Verdict { status: Status::Ok, sentence, lede }
 }
 
@@ -133,7 +142,8 @@ fn targets(picture: &Picture, may_operate: bool) -> Block {
         .targets
         .iter()
         .map(|target| {
-            let mut pairs: Vec<_> = picture.pairs.iter().filter(|pair| pair.pair.target == target.url).collect();
+            let mut pairs: Vec<_> =
+                picture.pairs.iter().filter(|pair| pair.pair.target == target.url).collect();
             pairs.sort_by_key(|pair| pair.status().0);
             let newest = pairs.iter().map(|pair| pair.recent.last.ts_ms).max().filter(|ts| *ts > 0);
             let (status, word) = if !target.enabled {
@@ -143,7 +153,11 @@ fn targets(picture: &Picture, may_operate: bool) -> Block {
             };
             TargetRow {
                 target_id: target.target_id.to_string(),
-                name: if target.name.is_empty() { format::short_target(&target.url).to_owned() } else { target.name.clone() },
+                name: if target.name.is_empty() {
+                    format::short_target(&target.url).to_owned()
+                } else {
+                    target.name.clone()
+                },
                 url: target.url.clone(),
                 every: format!("every {}", format::duration(i64::from(target.interval_s) * 1000)),
                 origin: match target.origin {
@@ -157,7 +171,7 @@ fn targets(picture: &Picture, may_operate: bool) -> Block {
                     text: format!("{} ago", format::duration(scene.now_ms - at)),
                     ..Moment::new(&scene.zone, at, scene.now_ms)
                 }),
-                removable: target.origin == TargetOrigin::Api,
+                removable: target.origin != TargetOrigin::Config,
             }
         })
         .collect();

@@ -152,7 +152,11 @@ fn node(name: &str, cpu: f64, disk: u64, age_ms: i64) -> Node {
             process_count: 412,
             uptime_seconds: 41 * 86_400,
             temperatures: vec![
-                TemperatureSample { label: "CPU package".into(), celsius: 81.0, critical_celsius: Some(95.0) },
+                TemperatureSample {
+                    label: "CPU package".into(),
+                    celsius: 81.0,
+                    critical_celsius: Some(95.0),
+                },
                 TemperatureSample { label: "nvme0 composite".into(), celsius: 54.0, critical_celsius: None },
                 TemperatureSample { label: "Board".into(), celsius: 42.0, critical_celsius: None },
             ],
@@ -223,7 +227,10 @@ fn troubled() -> Picture {
         })
         .collect();
     let minute_rows = |minute: i64| -> Vec<Rollup> {
-        TARGETS.iter().map(|(url, _, stages)| rollup(url, minute, *stages, minute < 20 && url.contains("app."))).collect()
+        TARGETS
+            .iter()
+            .map(|(url, _, stages)| rollup(url, minute, *stages, minute < 20 && url.contains("app.")))
+            .collect()
     };
     let since = NOW - 20 * MINUTE_MS;
     let diagnosis = Diagnosis {
@@ -255,7 +262,13 @@ fn troubled() -> Picture {
             client_id: ClientId::parse("northlab-probe").expect("valid"),
             target: (*url).to_owned(),
             family: Family::Any,
-            standing: [Standing::Diagnosed, Standing::Usual, Standing::Usual, Standing::Suspect, Standing::Learning][index],
+            standing: [
+                Standing::Diagnosed,
+                Standing::Usual,
+                Standing::Usual,
+                Standing::Suspect,
+                Standing::Learning,
+            ][index],
             window_start_ms: NOW - MINUTE_MS,
             usual: vec![(Measure::Total, stages.iter().flatten().sum()), (Measure::Dns, 15.0)],
             diagnosis: (index == 0).then(|| diagnosis.clone()),
@@ -267,17 +280,24 @@ fn troubled() -> Picture {
         .rev()
         .map(|minute| {
             let rows = if (30..34).contains(&minute) { Vec::new() } else { minute_rows(minute) };
-            Slot { start_ms: (NOW / MINUTE_MS - minute) * MINUTE_MS, pairs: Arc::new(history::by_pair(&rows)) }
+            Slot {
+                start_ms: (NOW / MINUTE_MS - minute) * MINUTE_MS,
+                pairs: Arc::new(history::by_pair(&rows)),
+            }
         })
         .collect();
     let spells = picture::spells_of(vec![old, diagnosis], &pairs, NOW);
-    let machines = [node("edge-perth-1", 3.0, 31, 900_000), node("hq-build-2", 93.0, 64, 4_000), node("hq-core-1", 18.0, 52, 2_000)]
-        .into_iter()
-        .map(|node| {
-            let cpu = node.sample.as_ref().map_or(0.0, |sample| sample.cpu_percent);
-            picture::machine(node, points(cpu, 40, 90_000), &scene)
-        })
-        .collect();
+    let machines = [
+        node("edge-perth-1", 3.0, 31, 900_000),
+        node("hq-build-2", 93.0, 64, 4_000),
+        node("hq-core-1", 18.0, 52, 2_000),
+    ]
+    .into_iter()
+    .map(|node| {
+        let cpu = node.sample.as_ref().map_or(0.0, |sample| sample.cpu_percent);
+        picture::machine(node, points(cpu, 40, 90_000), &scene)
+    })
+    .collect();
     Picture { scene, machines, targets, pairs, slots, spells }
 }
 
@@ -293,18 +313,28 @@ fn gallery(picture: &Picture) -> Vec<(&'static str, String)> {
         ("settings", settings::page(picture, reader(true), settings::Form::fresh(), None).render()),
         (
             "settings-fault",
-            settings::page(picture, reader(true), settings::Form { url: HOSTILE.into(), ..settings::Form::fresh() }, Some(HOSTILE.into())).render(),
+            settings::page(
+                picture,
+                reader(true),
+                settings::Form { url: HOSTILE.into(), ..settings::Form::fresh() },
+                Some(HOSTILE.into()),
+            )
+            .render(),
         ),
     ];
     if let Some(machine) = picture.machines.get(1) {
-        pages.push(("machine", machine::page(picture, machine, &points(60.0, 360, 10_000), reader(true)).render()));
+        pages.push((
+            "machine",
+            machine::page(picture, machine, &points(60.0, 360, 10_000), reader(true)).render(),
+        ));
     }
     pages.into_iter().map(|(name, html)| (name, html.expect("renders"))).collect()
 }
 
 fn keep(prefix: &str, name: &str, html: &str) {
     if let Some(directory) = std::env::var_os("CAELUM_GALLERY") {
-        std::fs::write(std::path::Path::new(&directory).join(format!("{prefix}{name}.html")), html).expect("gallery is writable");
+        std::fs::write(std::path::Path::new(&directory).join(format!("{prefix}{name}.html")), html)
+            .expect("gallery is writable");
     }
 }
 
@@ -316,7 +346,13 @@ fn every_page_has_its_landmarks_and_lets_nothing_out_of_its_quotes() {
             assert!(!html.contains("<script>alert"), "{name} lets a script through");
             assert!(!html.contains("alert(1)</"), "{name} lets a tag through");
             assert_eq!(html.matches("<h1>").count(), 1, "{name} has one heading");
-            for landmark in ["<main id=\"main\">", "<nav class=\"nav\"", "class=\"skip\"", "id=\"b-horizon\"", "lang=\"en\""] {
+            for landmark in [
+                "<main id=\"main\">",
+                "<nav class=\"nav\"",
+                "class=\"skip\"",
+                "id=\"b-horizon\"",
+                "lang=\"en\"",
+            ] {
                 assert!(html.contains(landmark), "{name} lacks {landmark}");
             }
             assert!(!html.contains(" onclick") && !html.contains("javascript:"), "{name} has inline script");
@@ -366,10 +402,19 @@ fn a_verdict_heads_the_page_and_names_what_is_wrong_with_its_usual() {
         "Look-ups of app.example.net take 431 ms instead of 17 ms."
     );
     let overview = super::words::overview(&picture);
-    assert!(overview.sentence.starts_with("Name look-ups for app.example.net are slow, and "), "{}", overview.sentence);
+    assert!(
+        overview
+            .sentence
+            .starts_with("Name look-ups for app.example.net are slow, edge-perth-1 has been silent"),
+        "{}",
+        overview.sentence
+    );
     let places = picture.verdicts();
     let places = super::words::places(&picture, places[0].0, places[0].1).map(|place| place.at);
-    assert_eq!(places, ["clear", "crit", "clear", "clear"].map(|at| if at == "crit" { places[1] } else { at }));
+    assert_eq!(
+        places,
+        ["clear", "crit", "clear", "clear"].map(|at| if at == "crit" { places[1] } else { at })
+    );
     assert_ne!(places[1], "clear");
 }
 
@@ -380,13 +425,17 @@ fn an_empty_start_promises_what_comes_and_shows_no_zero_for_what_is_unknown() {
     assert!(html.contains("First steps"));
     assert!(html.contains("The first sample comes within ten seconds."));
     assert!(html.contains(super::format::ABSENT));
-    assert_eq!(super::words::overview(&picture).sentence, "No machine has reported yet, and nothing is measured yet.");
+    assert_eq!(
+        super::words::overview(&picture).sentence,
+        "No machine has reported yet, and nothing is measured yet."
+    );
 }
 
 #[test]
 fn a_viewer_sees_no_button_that_would_be_refused() {
     let picture = troubled();
-    let html = settings::page(&picture, reader(false), settings::Form::fresh(), None).render().expect("renders");
+    let html =
+        settings::page(&picture, reader(false), settings::Form::fresh(), None).render().expect("renders");
     assert!(!html.contains("/settings/targets/remove"));
     assert!(html.contains("needs the role operator"));
 }

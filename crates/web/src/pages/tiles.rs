@@ -6,8 +6,7 @@ use caelum_model::node::Metric;
 
 use super::{
     block::Block,
-    format,
-    frame,
+    format, frame,
     mark::{self, Status, StatusCount},
     picture::{Machine, Picture},
 };
@@ -82,12 +81,17 @@ pub fn block(picture: &Picture) -> Block {
             },
         })
         .collect();
-    let legend = [(Status::Ok, "healthy"), (Status::Warn, "warning"), (Status::Crit, "critical"), (Status::Off, "offline")]
-        .into_iter()
-        .map(|(status, word)| (status, picture.machines.iter().filter(|m| m.status == status).count(), word))
-        .filter(|(_, count, _)| *count > 0)
-        .map(|(status, count, word)| mark::status_count(status, count, word))
-        .collect();
+    let legend = [
+        (Status::Ok, "healthy"),
+        (Status::Warn, "warning"),
+        (Status::Crit, "critical"),
+        (Status::Off, "offline"),
+    ]
+    .into_iter()
+    .map(|(status, word)| (status, picture.machines.iter().filter(|m| m.status == status).count(), word))
+    .filter(|(_, count, _)| *count > 0)
+    .map(|(status, count, word)| mark::status_count(status, count, word))
+    .collect();
     let template = Tiles { tiles, legend, count: picture.machines.len(), all: span.link("/machines") };
     Block::render("tiles", "Machines", &template)
 }

@@ -5,7 +5,7 @@
 
 use caelum_model::{
     diagnosis::{Diagnosis, Label, Standing},
-    node::{Level, Metric},
+    node::{Issue, Level, Metric},
     rollup::Measure,
 };
 
@@ -72,9 +72,22 @@ pub fn diagnosis(diagnosis: &Diagnosis, target: &str) -> String {
     sentence.unwrap_or_else(|| format!("{target} is {}", diagnosis.label.as_str())) + "."
 }
 
+/// Half a sentence that may open one. A name keeps its own spelling there, other words get a capital.
+#[derive(Clone, Debug)]
+struct Clause {
+    text: String,
+    starts_with_name: bool,
+}
+
+impl Clause {
+    fn opening(&self) -> String {
+        if self.starts_with_name { self.text.clone() } else { capital(&self.text) }
+    }
+}
+
 /// The same, as half a sentence for joining.
-fn complaint(diagnosis: &Diagnosis, target: &str) -> String {
-    match diagnosis.label {
+fn complaint(diagnosis: &Diagnosis, target: &str) -> Clause {
+    let text = match diagnosis.label {
         Label::Dns => format!("name look-ups for {target} are slow"),
         Label::Handshake => format!("connecting to {target} is slow"),
         Label::Server => format!("{target} answers slowly"),
@@ -82,37 +95,40 @@ fn complaint(diagnosis: &Diagnosis, target: &str) -> String {
         Label::Loss => format!("packets to {target} are lost"),
         Label::Path => format!("the way to {target} is slow"),
         Label::Unreachable => format!("{target} does not answer"),
-    }
+    };
+    Clause { starts_with_name: matches!(diagnosis.label, Label::Server | Label::Unreachable), text }
 }
 
 /// What ails a machine, as half a sentence.
-fn ailment(machine: &Machine) -> Option<String> {
+fn ailment(machine: &Machine) -> Option<Clause> {
     let issue = machine.issues.first()?;
     let name = &machine.node.name;
-    Some(match issue.metric {
+    let text = match issue.metric {
         Metric::Heartbeat => format!("{name} has been silent for {}", format::duration(machine.age_ms)),
         Metric::Cpu | Metric::Load => format!("{name} is busy"),
         Metric::Memory => format!("{name} is short of memory"),
         Metric::Disk => format!("{name} is filling up"),
-    })
+    };
+    Some(Clause { text, starts_with_name: true })
 }
 
 /// The first letter large.
-fn capital(text: String) -> String {
+fn capital(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// Two complaints as one sentence; more are counted.
-fn joined(mut complaints: Vec<String>) -> String {
-    let rest = complaints.len().saturating_sub(2);
-    complaints.truncate(2);
-    let mut sentence = capital(complaints.join(", and "));
-    if rest > 0 {
-        sentence.push_str(&format!(", and {} more", counted(rest, "thing needs a look", "things need a look")));
+fn joined(complaints: &[Clause]) -> String {
+    match complaints {
+        [] => String::new(),
+        [first] => format!("{}.", first.opening()),
+        [first, second] => format!("{}, and {}.", first.opening(), second.text),
+        [first, second, rest @ ..] => {
+            let more = counted(rest.len(), "more thing needs a look", "more things need a look");
+            format!("{}, {}, and {more}.", first.opening(), second.text)
+        }
     }
-    sentence.push('.');
-    sentence
 }
 
 /// `This machine is healthy`, `All 13 machines are healthy`, `9 of 13 machines are healthy`.
@@ -148,7 +164,10 @@ fn targets_sentence(picture: &Picture) -> String {
     } else if learning > 0 {
         format!("Caelum is learning what is usual for {learning} of {}", counted(all, "pair", "pairs"))
     } else if unsettled > 0 {
-        format!("{unsettled} of {} differ from their usual, not long enough to say why", counted(all, "pair", "pairs"))
+        format!(
+            "{unsettled} of {} differ from their usual, not long enough to say why",
+            counted(all, "pair", "pairs")
+        )
     } else if silent > 0 {
         format!("{silent} of {} have no new measurement", counted(all, "pair", "pairs"))
     } else {
@@ -159,13 +178,15 @@ fn targets_sentence(picture: &Picture) -> String {
 /// Heads the overview: the worst of network and machines, else that all is well.
 pub fn overview(picture: &Picture) -> Verdict {
     let verdicts = picture.verdicts();
-    let mut complaints: Vec<String> =
+    let mut complaints: Vec<Clause> =
         verdicts.iter().map(|(_, d)| complaint(d, picture.target_name(&d.target))).collect();
     complaints.extend(picture.machines.iter().filter_map(ailment));
     let status = verdicts
         .iter()
         .map(|(pair, _)| pair.status().0)
-        .chain(picture.machines.iter().map(|machine| machine.status).filter(|status| status.needs_attention()))
+        .chain(
+            picture.machines.iter().map(|machine| machine.status).filter(|status| status.needs_attention()),
+        )
         .max_by_key(|status| match status {
             Status::Crit => 2,
             Status::Off => 1,
@@ -177,7 +198,7 @@ pub fn overview(picture: &Picture) -> Verdict {
         return Verdict { status, sentence, lede: measuring(picture) };
     }
     let lede = format!("{}. {}", machines_sentence(picture), affected(picture, verdicts.len()));
-    Verdict { status, sentence: joined(complaints), lede }
+    Verdict { status, sentence: joined(&complaints), lede }
 }
 
 /// `3 of 8 pairs of probe and target are affected.`
@@ -186,29 +207,49 @@ fn affected(picture: &Picture, verdicts: usize) -> String {
         return format!("On the network, {}.", targets_sentence(picture));
     }
     let all = picture.pairs.len();
-    format!("{verdicts} of {} of probe and target {} affected.", counted(all, "pair", "pairs"), if verdicts == 1 { "is" } else { "are" })
+    format!(
+        "{verdicts} of {} of probe and target {} affected.",
+        counted(all, "pair", "pairs"),
+        if verdicts == 1 { "is" } else { "are" }
+    )
 }
 
 /// `6 targets are measured by 1 probe.`
 fn measuring(picture: &Picture) -> String {
     let probes = picture.probes().len();
     let targets = picture.targets.iter().filter(|target| target.enabled).count();
-    if probes == 0 {
-        return format!("{} set up, no probe has reported yet.", counted(targets, "target is", "targets are"));
+    if targets == 0 {
+        return "No target is set up. A target is what your people use: a page, a service, a resolver."
+            .to_owned();
     }
-    format!("{} measured by {}.", counted(targets, "target is", "targets are"), counted(probes, "probe", "probes"))
+    if probes == 0 {
+        return format!(
+            "{} set up, no probe has reported yet.",
+            counted(targets, "target is", "targets are")
+        );
+    }
+    format!(
+        "{} measured by {}.",
+        counted(targets, "target is", "targets are"),
+        counted(probes, "probe", "probes")
+    )
 }
 
 /// Heads the list of machines.
 pub fn machines(picture: &Picture) -> Verdict {
-    let ailments: Vec<String> = picture.machines.iter().filter_map(ailment).collect();
+    let ailments: Vec<String> =
+        picture.machines.iter().filter_map(ailment).map(|clause| clause.text).take(4).collect();
     let worst = picture.machines.iter().map(|machine| machine.status).filter(|s| s.needs_attention()).max();
     let lede = if ailments.is_empty() {
         "No threshold is reached anywhere.".to_owned()
     } else {
-        format!("{}.", capital(ailments.join(", ")))
+        format!("{}.", ailments.join(", "))
     };
-    Verdict { status: worst.unwrap_or(Status::Ok), sentence: format!("{}.", machines_sentence(picture)), lede }
+    Verdict {
+        status: worst.unwrap_or(Status::Ok),
+        sentence: format!("{}.", machines_sentence(picture)),
+        lede,
+    }
 }
 
 /// Heads one machine's page.
@@ -221,12 +262,20 @@ pub fn machine(machine: &Machine) -> Verdict {
             format!("{name} has been silent for {}.", format::duration(machine.age_ms))
         }
         Some(_) => {
-            let reasons: Vec<_> = machine.issues.iter().take(2).map(|issue| nonbreaking(&issue.message)).collect();
-            let half = ailment(machine).unwrap_or_else(|| name.clone());
+            let reasons: Vec<_> = machine.issues.iter().take(2).map(|found| issue(machine, found)).collect();
+            let half = ailment(machine).map_or_else(|| name.clone(), |clause| clause.text);
             format!("{half}: {}.", reasons.join(", "))
         }
     };
     Verdict { status: machine.status, sentence, lede: String::new() }
+}
+
+/// What crosses a threshold, as people read it.
+pub fn issue(machine: &Machine, issue: &Issue) -> String {
+    match issue.metric {
+        Metric::Heartbeat => format!("silent for {}", format::duration(machine.age_ms)),
+        Metric::Cpu | Metric::Memory | Metric::Disk | Metric::Load => nonbreaking(&issue.message),
+    }
 }
 
 /// Units stay with their numbers in text that was made elsewhere.
@@ -248,7 +297,7 @@ pub fn network(picture: &Picture) -> Verdict {
     let Some((worst, first)) = verdicts.first() else {
         return Verdict {
             status: Status::Ok,
-            sentence: capital(format!("{}.", targets_sentence(picture))),
+            sentence: capital(&format!("{}.", targets_sentence(picture))),
             lede: measuring(picture),
         };
     };
@@ -256,7 +305,7 @@ pub fn network(picture: &Picture) -> Verdict {
     let lede = match verdicts.get(1) {
         None => affected(picture, 1),
         Some((_, second)) => {
-            let more = capital(complaint(second, picture.target_name(&second.target)));
+            let more = complaint(second, picture.target_name(&second.target)).opening();
             format!("{more}. {}", affected(picture, verdicts.len()))
         }
     };
