@@ -13,6 +13,9 @@ use tokio::net::TcpListener;
 /// Connections that wait to be accepted before the kernel refuses more.
 const BACKLOG: i32 = 1024;
 
+/// A socket that is listened on.
+pub type Listener = TcpListener;
+
 /// Who listens where we wanted to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {

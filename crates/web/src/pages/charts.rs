@@ -29,7 +29,7 @@ pub fn with_plot<T: Template>(
     Block::render(name, title, &template(drawn))
 }
 
-fn shown<'a>(picture: &'a Picture) -> (UnixMs, UnixMs, Vec<&'a Slot>) {
+fn shown(picture: &Picture) -> (UnixMs, UnixMs, Vec<&Slot>) {
     let (from, to) = picture.scene.span.shown();
     let width = picture.scene.span.range.slot_ms();
     let slots =

@@ -468,13 +468,13 @@ mod tests {
             from_ms: 0,
             to_ms: 3000,
             times_ms: vec![0, 1000, 2000],
-            lines: vec![Line { label: "a", look: Look::Line, values: vec![Some(1.0), None, Some(3.14159)] }],
+            lines: vec![Line { label: "a", look: Look::Line, values: vec![Some(1.0), None, Some(7.56789)] }],
             limit: None,
             regions: Vec::new(),
         };
         let points = plot.points_since(1000);
         assert_eq!(points.t, vec![1, 2]);
-        assert_eq!(points.v, vec![vec![None, Some(3.142)]]);
+        assert_eq!(points.v, vec![vec![None, Some(7.568)]]);
         assert_eq!(points.now, "3.1\u{a0}%");
     }
 

@@ -5,6 +5,7 @@
 //! [`targets`].
 
 mod identity;
+mod listen;
 mod targets;
 
 use std::{
@@ -18,7 +19,6 @@ use anyhow::{Context as _, Result, anyhow};
 use caelum_drivers::{
     clock::{Clock, SystemClock},
     netinfo,
-    ports::{self, BindError},
     poster::EventPoster,
     probe::Prober,
     random,
@@ -44,7 +44,6 @@ use caelum_roles::{
 use caelum_store::Store;
 use caelum_web::{State, serve, state};
 use tokio::{
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{broadcast::error::RecvError, watch},
 };
@@ -52,7 +51,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::identity::Identity;
 use crate::{
-    config::{Origin, Settings, keys},
+    config::Settings,
     data::DataDirectory,
     exit::{Exit, Unreachable},
     output,
@@ -116,7 +115,7 @@ fn lock(data: &DataDirectory) -> Result<File> {
 
 async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
     let config = settings.config.clone();
-    let listeners = listen(&settings)?;
+    let listeners = listen::listen(&settings)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = Arc::new(Store::open(&data.store_file())?);
     let queue: Arc<dyn Queue> = Arc::new(Embedded::open(&data.root().join("queue.db"), QUEUE_BYTES_MAX)?);
@@ -215,44 +214,6 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
     store.close();
     tracing::info!(code = "up.stopped", "stopped");
     Ok(Exit::Fine)
-}
-
-/// Listens on every address. Addresses that nobody asked for are left out where the machine has no such
-/// family; a port that is taken names its holder.
-fn listen(settings: &Settings) -> Result<Vec<TcpListener>> {
-    let is_asked_for = settings.origins[keys::position("server.listen")] != Origin::Default;
-    let mut listeners = Vec::new();
-    for address in &settings.config.server.listen {
-        match ports::bind(*address) {
-            Ok(listener) => listeners.push(listener),
-            Err(BindError::Busy { addr, holder }) => {
-                let holder = match holder {
-                    Some(holder) => format!("{} (process {})", holder.program, holder.pid),
-                    None => "a process that this user may not look into".to_owned(),
-                };
-                return Err(Unreachable(format!(
-                    "port {} on {} is taken by {holder}: stop that process, or choose another port with \
-                     --server-listen {}:PORT",
-                    addr.port(),
-                    addr.ip(),
-                    bracket(addr)
-                ))
-                .into());
-            }
-            Err(error) if !is_asked_for && address.is_ipv6() => {
-                tracing::info!(code = "up.no_ipv6", %error, "not listening on IPv6");
-            }
-            Err(error) => return Err(Unreachable(error.to_string()).into()),
-        }
-    }
-    if listeners.is_empty() {
-        return Err(anyhow!("there is no address to listen on: set server.listen"));
-    }
-    Ok(listeners)
-}
-
-fn bracket(address: SocketAddr) -> String {
-    if address.is_ipv6() { format!("[{}]", address.ip()) } else { address.ip().to_string() }
 }
 
 /// The stream's parts are fixed when it is made: with another number, probes would change their part and
