@@ -1,1 +1,15 @@
-//! x
+//! What tests of real processes need: servers, browsers and targets that can be started, hurt and asked.
+//!
+//! Nothing here knows how Caelum works inside; it knows the program's command line, its files and what
+//! travels. Every process started here is ended here, by its id, when its value is dropped.
+//!
+//! Reading order: [`wait`], [`server`], [`api`], then [`event`], [`target`], [`browser`], [`process`], [`measure`].
+
+pub mod api;
+pub mod browser;
+pub mod event;
+pub mod measure;
+pub mod process;
+pub mod server;
+pub mod target;
+pub mod wait;

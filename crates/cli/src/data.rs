@@ -88,6 +88,13 @@ impl DataDirectory {
     }
 }
 
+/// From now on, whatever this process makes is its owner's only: databases and their companions are made
+/// by libraries that ask nobody for a mode.
+pub fn close_to_others() {
+    // SAFETY: umask only exchanges a number, and no other thread exists yet.
+    unsafe { libc::umask(0o077) };
+}
+
 fn make_private(folder: &Path) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     made.with_context(|| format!("make the directory {}", folder.display()))?;

@@ -21,6 +21,7 @@ use crate::{arguments::Arguments, exit::Exit};
 
 fn main() -> ExitCode {
     panic::set_hook(Box::new(exit::report_bug));
+    data::close_to_others();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return exit::report_usage(&error).into(),

@@ -62,13 +62,11 @@ impl HostSampler {
 
     /// What does not change while the machine is up.
     pub fn identity(&self) -> HostIdentity {
-        let or_unknown =
-            |value: Result<String, sysinfo::Error>| value.unwrap_or_else(|_| "unknown".to_owned());
         let name = or_unknown(System::name());
         let os = System::os_version().map_or_else(|_| name.clone(), |version| format!("{name} {version}"));
         let cpus = self.system.cpus();
         HostIdentity {
-            hostname: or_unknown(System::host_name()),
+            hostname: hostname(),
             os,
             kernel: or_unknown(System::kernel_version()),
             arch: System::cpu_arch(),
@@ -227,7 +225,6 @@ fn space_of(mount: &Path) -> Option<Usage> {
     // succeeds has filled; all its fields are integers, for which zero is a value.
     let stat = unsafe { (libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) == 0).then(|| stat.assume_init())? };
     // The widths of these fields differ from system to system.
-    #[allow(clippy::unnecessary_cast, reason = "not unnecessary on macOS")]
     let [unit, blocks, free, available] =
         [stat.f_frsize as u64, stat.f_blocks as u64, stat.f_bfree as u64, stat.f_bavail as u64];
     let used = blocks.saturating_sub(free);
@@ -281,6 +278,15 @@ fn parse_net_dev(table: &str) -> HashMap<String, Traffic> {
             })
         })
         .collect()
+}
+
+/// The name the machine gives itself; `unknown` where it gives none.
+pub fn hostname() -> String {
+    or_unknown(System::host_name())
+}
+
+fn or_unknown(value: Result<String, sysinfo::Error>) -> String {
+    value.unwrap_or_else(|_| "unknown".to_owned())
 }
 
 #[cfg(test)]
@@ -342,31 +348,5 @@ mod tests {
         assert_eq!(traffic.len(), 1);
         let expected = Traffic { received: 100, sent: 200, receive_errors: 3, send_errors: 6 };
         assert_eq!(traffic["eth0"], expected);
-    }
-
-    /// Prints what a sample costs; run by hand with `--ignored --nocapture` in a release build.
-    #[test]
-    #[ignore = "a measurement, not a check"]
-    fn cost_of_a_sample() {
-        let mut sampler = HostSampler::new().unwrap();
-        sampler.sample(0);
-        let rounds = 1_000;
-        let begin = cpu_seconds();
-        for _ in 0..rounds {
-            sampler.sample(0);
-        }
-        let each_ms = (cpu_seconds() - begin) * 1_000.0 / f64::from(rounds);
-        println!("{each_ms:.3} ms of CPU a sample: {:.4} % at one every 10 s", each_ms / 100.0);
-    }
-
-    fn cpu_seconds() -> f64 {
-        let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-        // SAFETY: the pointer is valid for one `rusage`, which the call fills.
-        let usage = unsafe {
-            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-            usage.assume_init()
-        };
-        let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
-        seconds(usage.ru_utime) + seconds(usage.ru_stime)
     }
 }

@@ -13,6 +13,9 @@ use tokio::net::TcpListener;
 /// Connections that wait to be accepted before the kernel refuses more.
 const BACKLOG: i32 = 1024;
 
+/// A socket that is listened on.
+pub type Listener = TcpListener;
+
 /// Who listens where we wanted to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
@@ -59,7 +62,7 @@ fn describe(holder: Option<&Holder>) -> String {
     holder.map_or_else(String::new, |holder| format!(" by {} (pid {})", holder.program, holder.pid))
 }
 
-/// Listens. Must be called inside the runtime. `[::]` takes IPv4 connections too.
+/// Listens. Must be called inside the runtime. `[::]` takes IPv6 connections only.
 pub fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
     listen(addr).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => BindError::Busy { addr, holder: find_holder(addr) },
@@ -73,8 +76,9 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // Connections of an earlier run that linger in TIME-WAIT must not keep the next run from starting.
     socket.set_reuse_address(true)?;
-    if addr.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
-        socket.set_only_v6(false)?;
+    if addr.is_ipv6() {
+        // Each family has a socket of its own, so that each can fail with its own message.
+        socket.set_only_v6(true)?;
     }
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;

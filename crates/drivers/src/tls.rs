@@ -164,6 +164,11 @@ pub fn fingerprint_sha256(der: &[u8]) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// SHA-256 of the first certificate of the text, as people compare it.
+pub fn fingerprint_of_pem(chain_pem: &str) -> Result<String, TlsError> {
+    Ok(fingerprint_sha256(&first_certificate(chain_pem)?))
+}
+
 /// When the first certificate of the text stops being valid.
 pub fn expires_at_ms(certificate_pem: &str) -> Result<UnixMs, TlsError> {
     let der = first_certificate(certificate_pem)?;

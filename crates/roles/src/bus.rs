@@ -20,6 +20,17 @@ pub enum Change {
     SettingsChanged,
 }
 
+impl Change {
+    /// Every change.
+    pub const ALL: [Self; 5] = [
+        Self::NodeSampled,
+        Self::RollupsChanged,
+        Self::DiagnosesChanged,
+        Self::TargetsChanged,
+        Self::SettingsChanged,
+    ];
+}
+
 /// The sending half, cheap to clone. Holds the last 64 changes for slow subscribers.
 #[derive(Clone, Debug)]
 pub struct Bus {

@@ -21,8 +21,10 @@ pub struct Keeper {
     pub clock: Arc<dyn Clock>,
     /// How long node history is kept, hours.
     pub history_hours: u64,
-    /// How long one-minute rollups and verdicts are kept, days.
+    /// How long one-minute rollups are kept, days.
     pub rollup_days: u64,
+    /// How long verdicts are kept, days.
+    pub verdict_days: u64,
 }
 
 impl Keeper {
@@ -46,7 +48,7 @@ impl Keeper {
         self.store.drop_node_points(ago(self.history_hours)).await?;
         let rollups_from_ms = ago(self.rollup_days.saturating_mul(24));
         while self.store.drop_rollups(rollups_from_ms, ROWS_A_WRITE).await? == ROWS_A_WRITE {}
-        self.store.drop_diagnoses(rollups_from_ms).await?;
+        self.store.drop_diagnoses(ago(self.verdict_days.saturating_mul(24))).await?;
         self.store.drop_pairs(rollups_from_ms).await?;
         Ok(())
     }

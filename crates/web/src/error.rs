@@ -107,7 +107,8 @@ impl ApiError {
         }
     }
 
-    fn message(&self) -> String {
+    /// What is said to whoever asked; details of our own faults stay in the log.
+    pub fn message(&self) -> String {
         match self {
             Self::InvalidRequest(message)
             | Self::ForbiddenBecause(_, message)

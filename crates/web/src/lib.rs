@@ -9,6 +9,7 @@ pub mod auth;
 pub mod error;
 pub mod events;
 pub mod guard;
+pub mod pages;
 pub mod serve;
 pub mod state;
 
@@ -27,7 +28,8 @@ pub fn app(state: Arc<State>) -> Router {
     let (api, _) = api::router();
     Router::new()
         .merge(api)
-        .fallback(error::not_found)
+        .merge(pages::router())
+        .fallback(pages::not_found)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .merge(events::router())
         .layer(middleware::from_fn(guard::same_origin))

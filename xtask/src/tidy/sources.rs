@@ -91,7 +91,7 @@ const BANS: &[Ban] = &[
         why: "only drivers open sockets",
     },
     Ban {
-        needles: &["TcpListener"],
+        needles: &["TcpListener::bind", "TcpSocket"],
         scope: Scope::AllBut(&["crates/drivers/", "crates/web/", "testkit/"]),
         why: "only web listens for HTTP, only drivers for anything else",
     },

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 
+use caelum_drivers::probe;
 use caelum_model::{
     config::{Config, ProbeTarget},
     target::Families,
@@ -163,7 +164,9 @@ impl Form {
             Self::Name => check_text(text, 1, 64),
             Self::File if !text.starts_with('/') => Err(format!("is {text:?}")),
             Self::File => check_text(text, 2, 4096),
-            Self::HttpUrl => check_url(text, &["http", "https"]),
+            Self::HttpUrl => {
+                probe::parse_web_url(text).map(drop).map_err(|error| format!("is {text:?} ({error})"))
+            }
         }
     }
 }
@@ -251,7 +254,6 @@ fn addresses_of(given: Given, field: &Field) -> Result<Vec<SocketAddr>, Vec<Prob
 }
 
 const TARGET_KEYS: [&str; 5] = ["url", "name", "interval_s", "throughput_url", "families"];
-const TARGET_SCHEMES: [&str; 5] = ["https", "http", "tcp", "dns", "icmp"];
 
 fn targets_of(given: Given, field: &Field) -> Result<Vec<ProbeTarget>, Vec<Problem>> {
     let refuse = |found: String| Problem::whole(format!("{found}; allowed: {}", field.allowed()));
@@ -299,10 +301,11 @@ fn set_member(target: &mut ProbeTarget, name: &str, given: Given) -> Result<(), 
     };
     match name {
         "url" => {
-            let url = text_of(given).and_then(|url| check_url(&url, &TARGET_SCHEMES).map(|()| url));
             let allowed =
                 "https://host/path, http://host/path, tcp://host:port, dns://resolver/name, icmp://host";
-            target.url = url.map_err(with(allowed))?;
+            let url = text_of(given).map_err(with(allowed))?;
+            probe::parse(&url).map_err(|error| format!("is {url:?}: {error}"))?;
+            target.url = url;
         }
         "name" => {
             let text = text_of(given).and_then(|text| check_text(&text, 1, 128).map(|()| text));
@@ -313,8 +316,9 @@ fn set_member(target: &mut ProbeTarget, name: &str, given: Given) -> Result<(), 
             target.interval_s = Some(interval);
         }
         "throughput_url" => {
-            let url = text_of(given).and_then(|url| check_url(&url, &["http", "https"]).map(|()| url));
-            target.throughput_url = Some(url.map_err(with("an http:// or https:// address"))?);
+            let url = text_of(given).map_err(with("an http:// or https:// address"))?;
+            probe::parse_web_url(&url).map_err(|error| format!("is {url:?}: {error}"))?;
+            target.throughput_url = Some(url);
         }
         "families" => {
             let text = text_of(given).map_err(with("any, ipv4, ipv6 or both"))?;
@@ -333,19 +337,4 @@ fn set_member(target: &mut ProbeTarget, name: &str, given: Given) -> Result<(), 
         }
     }
     Ok(())
-}
-
-/// A rough look at an address: scheme and host. Whoever uses it parses it.
-fn check_url(url: &str, schemes: &[&str]) -> Result<(), String> {
-    check_text(url, 1, 2048)?;
-    let refuse = || format!("is {url:?}");
-    let (scheme, rest) = url.split_once("://").ok_or_else(refuse)?;
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|p| p > 0));
-    let is_good = schemes.contains(&scheme)
-        && !host.is_empty()
-        && !url.contains(char::is_whitespace)
-        && (scheme != "tcp" || has_port)
-        && (scheme != "dns" || rest.split_once('/').is_some_and(|(_, name)| !name.is_empty()));
-    if is_good { Ok(()) } else { Err(refuse()) }
 }

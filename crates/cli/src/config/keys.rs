@@ -43,6 +43,11 @@ impl Key {
     pub fn long_flag(&self) -> String {
         format!("{}-{}", self.section, self.name).replace('_', "-")
     }
+
+    /// Whether its value must not be seen by others.
+    pub fn is_secret(&self) -> bool {
+        matches!(self.field, Field::Secret { .. })
+    }
 }
 
 /// Reads a value out of the settings.

@@ -184,7 +184,8 @@ Printed by `caelum config reference`; a test keeps this file equal to it.
 A setting has one name in three spellings: `health.cpu_warning` in the file, `CAELUM_HEALTH_CPU_WARNING` in the \
 environment, `--health-cpu-warning` on the command line of `caelum up`. Flags win over the environment, the \
 environment over the file, the file over the defaults. An empty variable counts as not set. Lists in the \
-environment and in flags have commas between their members.
+environment and in flags have commas between their members. A password has no flag, since command lines can be \
+read by others.
 
 The file is the one named by `--config` or `CAELUM_CONFIG`; without either, `caelum.toml` in the data directory, \
 else `/etc/caelum/caelum.toml`, if there is one. `caelum config example` prints one to start from.

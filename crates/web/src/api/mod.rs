@@ -21,7 +21,6 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{error::ApiError, events, state::State};
 
-pub use access::make_token;
 pub use measures::MeasureJson;
 pub use nodes::NodeJson;
 

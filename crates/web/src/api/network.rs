@@ -151,15 +151,21 @@ pub async fn add_target(
 
 impl NewTargetJson {
     /// A wish as the page's form gives it.
-    pub fn of_form(url: &str, name: &str, interval_s: Option<u32>, throughput_url: &str) -> Self {
+    pub fn of_form(
+        url: &str,
+        name: &str,
+        [interval_s, timeout_ms]: [Option<u32>; 2],
+        throughput_url: &str,
+        families: Families,
+    ) -> Self {
         let given = |text: &str| (!text.trim().is_empty()).then(|| text.trim().to_owned());
         Self {
             url: url.trim().to_owned(),
             name: given(name),
             interval_s,
-            timeout_ms: None,
+            timeout_ms,
             throughput_url: given(throughput_url),
-            families: Families::Any,
+            families,
         }
     }
 }

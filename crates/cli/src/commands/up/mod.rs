@@ -1,0 +1,421 @@
+//! `caelum up`: every part in one process, on one machine.
+//!
+//! A checklist: directory, ports, identity, store and queue, roles, listeners, and the same backwards at the
+//! end. What the first start makes is in [`identity`]; what is measured without being asked for in
+//! [`targets`].
+
+mod identity;
+mod listen;
+mod targets;
+
+use std::{
+    fs::{self, File, TryLockError},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use caelum_drivers::{
+    clock::{Clock, SystemClock},
+    netinfo,
+    poster::EventPoster,
+    probe::Prober,
+    random,
+    spool::{Limits, Spool},
+    tls,
+};
+use caelum_engine::window;
+use caelum_model::{
+    config::{Config, Plaintext},
+    id::ClientId,
+    rollup::MINUTE_MS,
+    target::Target,
+};
+use caelum_queue::{Embedded, Queue};
+use caelum_roles::{
+    aggregator::{self, Aggregator},
+    bus::{Bus, Change},
+    ingest::{self, Ingest},
+    keeper::Keeper,
+    probe::Probe,
+    sampler::Sampler,
+};
+use caelum_store::Store;
+use caelum_web::{State, serve, state};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{broadcast::error::RecvError, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::identity::Identity;
+use crate::{
+    config::Settings,
+    data::DataDirectory,
+    exit::{Exit, Unreachable},
+    output,
+};
+
+/// Time for requests under way to end when told to stop.
+const DRAIN_MAX: Duration = Duration::from_millis(1500);
+/// Time for all parts to end; past it the process ends all the same, and what was acknowledged is safe.
+const STOP_MAX: Duration = Duration::from_millis(4500);
+/// Bytes that may wait in the queue before events are refused.
+const QUEUE_BYTES_MAX: u64 = 4 << 30;
+/// glibc keeps a heap a thread; two are enough and keep memory small over days.
+#[cfg(target_env = "gnu")]
+const ARENAS_MAX: i32 = 2;
+
+/// Starts everything, serves until told to stop, and drains.
+pub fn run(settings: Settings, data: DataDirectory) -> Result<Exit> {
+    bound_arenas();
+    data.make()?;
+    let _lock = lock(&data)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("caelum")
+        .build()
+        .context("start the async runtime")?;
+    let ended = runtime.block_on(up(settings, data));
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    ended
+}
+
+#[cfg(target_env = "gnu")]
+fn bound_arenas() {
+    // SAFETY: mallopt only sets a number inside the allocator, before other threads exist.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn bound_arenas() {}
+
+/// One process a data directory: two would take each other's partitions.
+fn lock(data: &DataDirectory) -> Result<File> {
+    let path = data.root().join("run/lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Unreachable(format!(
+            "another Caelum already uses {}: stop it first, or name another directory with --data DIR",
+            data.root().display()
+        ))
+        .into()),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+    }
+}
+
+async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
+    let config = settings.config.clone();
+    let listeners = listen::listen(&settings)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let store = Arc::new(Store::open(&data.store_file())?);
+    let queue: Arc<dyn Queue> = Arc::new(Embedded::open(&data.root().join("queue.db"), QUEUE_BYTES_MAX)?);
+    keep_partitions(&store, config.aggregator.partitions).await?;
+    let identity = Identity::establish(&config, &data, &store, clock.now_ms()).await?;
+    let bus = Bus::default();
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+
+    let ingest = Arc::new(Ingest::new(
+        Arc::clone(&queue),
+        Arc::clone(&store),
+        Arc::clone(&clock),
+        ingest::Config {
+            partitions: config.aggregator.partitions,
+            rate_events_per_s: rate(config.ingest.rate_limit_events_per_s),
+            rate_burst_events: rate(config.ingest.rate_burst_events),
+            backlog_events_max: config.ingest.max_backlog_events,
+        },
+    ));
+    let thresholds = store.thresholds().await?.unwrap_or(config.health);
+    let state = State::new(state::Parts {
+        store: Arc::clone(&store),
+        queue: Arc::clone(&queue),
+        ingest,
+        bus: bus.clone(),
+        clock: Arc::clone(&clock),
+        node_id: identity.node_id.clone(),
+        cluster_name: config.cluster.name.clone(),
+        certificate_fingerprint: identity.fingerprint.clone(),
+        settings: state::Settings {
+            events_body_bytes_max: usize::try_from(config.ingest.max_body_bytes).unwrap_or(usize::MAX),
+            session_ttl_s: config.sessions.ttl_s,
+            allow_plaintext: config.tls.plaintext == Plaintext::Allow,
+            history_hours: config.agent.history_hours,
+        },
+        thresholds,
+    });
+
+    tasks.spawn(aggregator_of(&config, &store, &queue, &bus, &clock).run(stop.clone()));
+    tasks.spawn(sampler_of(&config, &identity, &store, &bus, &clock).run(stop.clone()));
+    tasks.spawn(
+        Keeper {
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            history_hours: config.agent.history_hours,
+            rollup_days: config.aggregator.rollup_days,
+            verdict_days: config.diagnoser.history_days,
+        }
+        .run(stop.clone()),
+    );
+
+    let addresses = listeners
+        .iter()
+        .map(|listener| listener.local_addr().context("read the address that is listened on"))
+        .collect::<Result<Vec<SocketAddr>>>()?;
+    let own = own_address(&addresses)?;
+    let watched = targets::establish(&config, &store, own, clock.now_ms()).await?;
+    if config.probe.enabled {
+        let probe = probe_of(
+            &config,
+            &data,
+            &identity,
+            own,
+            watch_targets(watched, &store, &bus, &tasks, &stop),
+            &clock,
+        )?;
+        tasks.spawn(probe.run(stop.clone()));
+    }
+    let server_tls = Arc::new(tls::server_config(&identity.server_chain_pem, &identity.server_key_pem)?);
+    let app = caelum_web::app(Arc::clone(&state));
+    for listener in listeners {
+        tasks.spawn(serve::run(
+            listener,
+            Arc::clone(&server_tls),
+            app.clone(),
+            state.settings.allow_plaintext,
+            stop.clone(),
+            DRAIN_MAX,
+        ));
+    }
+
+    announce(&identity, &data, &addresses, own)?;
+    wait_for_signal().await?;
+    tracing::info!(code = "up.stopping", "stopping: requests under way may end");
+    stop.cancel();
+    tasks.close();
+    if tokio::time::timeout(STOP_MAX, tasks.wait()).await.is_err() {
+        tracing::warn!(code = "up.stop_cut", "some parts did not end in time; what was acknowledged is safe");
+    }
+    // A file that stays behind would name a process that is gone.
+    if let Err(error) = fs::remove_file(data.ready_file()) {
+        tracing::debug!(code = "up.ready_file_stays", %error, "the ready file could not be removed");
+    }
+    queue.close();
+    store.close();
+    tracing::info!(code = "up.stopped", "stopped");
+    Ok(Exit::Fine)
+}
+
+/// The stream's parts are fixed when it is made: with another number, probes would change their part and
+/// what is counted of them would not be found.
+async fn keep_partitions(store: &Store, partitions: u16) -> Result<()> {
+    match store.fact("partitions").await? {
+        None => Ok(store.put_fact("partitions", partitions.to_string()).await?),
+        Some(kept) if kept == partitions.to_string() => Ok(()),
+        Some(kept) => Err(anyhow!(
+            "aggregator.partitions is {partitions}, and this data directory was made with {kept}: the number \
+             cannot change; set it back"
+        )),
+    }
+}
+
+/// A rate of the settings, where 0 means none.
+fn rate(configured: u64) -> u32 {
+    match configured {
+        0 => u32::MAX / 2,
+        rate => u32::try_from(rate).unwrap_or(u32::MAX / 2),
+    }
+}
+
+fn aggregator_of(
+    config: &Config,
+    store: &Arc<Store>,
+    queue: &Arc<dyn Queue>,
+    bus: &Bus,
+    clock: &Arc<dyn Clock>,
+) -> Aggregator {
+    let lateness_days = i64::try_from(config.aggregator.lateness_days).unwrap_or(7);
+    Aggregator {
+        queue: Arc::clone(queue),
+        store: Arc::clone(store),
+        bus: bus.clone(),
+        clock: Arc::clone(clock),
+        owner: format!("up-{}", std::process::id()),
+        config: aggregator::Config {
+            partitions: config.aggregator.partitions,
+            commit_interval: Duration::from_millis(config.aggregator.commit_interval_ms),
+            window: window::Config {
+                lateness_ms: lateness_days * 24 * 60 * MINUTE_MS,
+                ..window::Config::default()
+            },
+        },
+    }
+}
+
+fn sampler_of(
+    config: &Config,
+    identity: &Identity,
+    store: &Arc<Store>,
+    bus: &Bus,
+    clock: &Arc<dyn Clock>,
+) -> Sampler {
+    let mut roles: Vec<String> =
+        ["server", "agent", "ingest", "aggregator", "diagnoser"].map(str::to_owned).into();
+    if config.probe.enabled {
+        roles.push("probe".to_owned());
+    }
+    Sampler {
+        store: Arc::clone(store),
+        bus: bus.clone(),
+        clock: Arc::clone(clock),
+        node_id: identity.node_id.clone(),
+        name: identity.node_name.clone(),
+        roles,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        interval: Duration::from_secs(config.agent.sample_interval_s),
+    }
+}
+
+/// An address under which this process reaches itself.
+fn own_address(addresses: &[SocketAddr]) -> Result<SocketAddr> {
+    let first = addresses.first().context("nothing is listened on")?;
+    let own = addresses.iter().find(|address| address.is_ipv4()).unwrap_or(first);
+    let ip = match own {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+        other => other.ip(),
+    };
+    Ok(SocketAddr::new(ip, own.port()))
+}
+
+fn probe_of(
+    config: &Config,
+    data: &DataDirectory,
+    identity: &Identity,
+    own: SocketAddr,
+    targets: watch::Receiver<Arc<Vec<Target>>>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Probe> {
+    let limits = Limits { max_bytes: config.probe.spool_max_mb << 20, ..Limits::default() };
+    let spool = Spool::open(&data.spool(), limits, random::epoch)?;
+    let url = config.probe.ingest_url.clone().unwrap_or_else(|| format!("https://{own}/events"));
+    let prober = Prober::new(tls::root_store(&identity.authority_pem)?)?;
+    let client_id = identity.probe_client_id.clone();
+    Ok(Probe {
+        client_id: ClientId::parse(client_id.as_str()).context("name the probe")?,
+        prober: Arc::new(prober),
+        targets,
+        spool,
+        poster: EventPoster::new(&url, &identity.probe_token, &identity.authority_pem)?,
+        clock: Arc::clone(clock),
+        network: || (netinfo::interface_type(), netinfo::vpn_enabled()),
+        backoff_max: Duration::from_secs(60),
+    })
+}
+
+/// Follows the stored targets for the probe.
+fn watch_targets(
+    first: Vec<Target>,
+    store: &Arc<Store>,
+    bus: &Bus,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> watch::Receiver<Arc<Vec<Target>>> {
+    let (sender, receiver) = watch::channel(Arc::new(first));
+    let (store, mut changes, stop) = (Arc::clone(store), bus.subscribe(), stop.clone());
+    tasks.spawn(async move {
+        loop {
+            let change = tokio::select! {
+                () = stop.cancelled() => return,
+                change = changes.recv() => change,
+            };
+            match change {
+                Ok(Change::TargetsChanged) | Err(RecvError::Lagged(_)) => {}
+                Ok(_) => continue,
+                Err(RecvError::Closed) => return,
+            }
+            match store.targets().await {
+                Ok(targets) => {
+                    sender.send_replace(Arc::new(targets));
+                }
+                Err(error) => {
+                    tracing::error!(code = "up.targets_unreadable", %error, "the probe goes on with the targets it has");
+                }
+            }
+        }
+    });
+    receiver
+}
+
+/// Says where Caelum is and, at the first start, how to sign in; tells programs by the ready file.
+fn announce(
+    identity: &Identity,
+    data: &DataDirectory,
+    addresses: &[SocketAddr],
+    own: SocketAddr,
+) -> Result<()> {
+    let mut urls = vec![format!("https://{}:{}", "localhost", own.port())];
+    if own.ip().is_loopback() {
+        urls.push(format!("https://{own}"));
+    }
+    let is_everywhere = addresses.iter().any(|address| address.ip().is_unspecified());
+    if is_everywhere {
+        urls.extend(
+            netinfo::addresses()
+                .into_iter()
+                .filter(|ip| ip.is_ipv4())
+                .map(|ip| format!("https://{ip}:{}", own.port())),
+        );
+    } else {
+        urls = addresses.iter().map(|address| format!("https://{address}")).collect();
+    }
+    let mut text = format!("Caelum {} is up.\n\n", env!("CARGO_PKG_VERSION"));
+    for (index, url) in urls.iter().enumerate() {
+        text.push_str(&format!("  {:<11} {url}\n", if index == 0 { "Dashboard" } else { "" }));
+    }
+    if let Some(password) = &identity.new_password {
+        text.push_str(&format!(
+            "  {:<11} {}\n  {:<11} {password}\n\n  The password is shown this once. `caelum user password` sets another.\n",
+            "User", identity.admin_name, "Password"
+        ));
+    }
+    text.push_str(&format!(
+        "  {:<11} {}\n  {:<11} {}\n\n  The certificate is Caelum's own, so a browser asks once: compare its SHA-256 with the line above.\n  Ctrl-C stops.\n\n",
+        "Data",
+        data.root().display(),
+        "Certificate",
+        identity.fingerprint
+    ));
+    output::print(&text)?;
+    tracing::info!(code = "up.started", urls = urls.join(" "), "listening");
+    let own_urls: Vec<String> = std::iter::once(format!("https://{own}")).chain(urls).collect();
+    let ready = serde_json::json!({ "urls": own_urls, "pid": std::process::id() });
+    let path = data.ready_file();
+    tls::write_secret(&path, ready.to_string().as_bytes())
+        .with_context(|| format!("write {}", path.display()))
+}
+
+async fn wait_for_signal() -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    tokio::spawn(async move {
+        // Whoever asks twice does not want to wait.
+        interrupt.recv().await;
+        std::process::exit(Exit::Failed as i32);
+    });
+    Ok(())
+}

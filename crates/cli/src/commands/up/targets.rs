@@ -1,0 +1,102 @@
+//! What is measured without anybody asking: the gateway, the name servers, and Caelum's own page; and what
+//! the settings name.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Result;
+use caelum_drivers::{netinfo, probe, random};
+use caelum_model::{
+    UnixMs,
+    config::Config,
+    id::TargetId,
+    target::{Families, Target, TargetOrigin},
+};
+use caelum_store::Store;
+
+/// Brings the stored targets in line with the settings and this machine; targets that people added stay, and
+/// so do the ids of targets that were there before.
+pub(super) async fn establish(
+    config: &Config,
+    store: &Store,
+    own: SocketAddr,
+    now_ms: UnixMs,
+) -> Result<Vec<Target>> {
+    let kept = store.targets().await?;
+    let mut wanted: Vec<Target> = Vec::new();
+    let mut want = |url: String, name: String, origin: TargetOrigin| {
+        if wanted.iter().any(|target| target.url == url) {
+            return;
+        }
+        let before = kept.iter().find(|target| target.url == url);
+        let new_id = || TargetId::parse(&random::secret(12)).expect("a secret is short text");
+        wanted.push(Target {
+            target_id: before.map_or_else(new_id, |target| target.target_id.clone()),
+            url,
+            name,
+            interval_s: seconds(config.probe.interval_s),
+            timeout_ms: u32::try_from(config.probe.timeout_ms).unwrap_or(u32::MAX),
+            throughput_url: None,
+            families: Families::Any,
+            origin,
+            enabled: true,
+            created_at_ms: before.map_or(now_ms, |target| target.created_at_ms),
+        });
+    };
+    // What is configured comes first: where it names a default target, its own numbers hold.
+    for target in &config.probe.targets {
+        want(
+            target.url.clone(),
+            target.name.clone().unwrap_or_else(|| short(&target.url)),
+            TargetOrigin::Config,
+        );
+    }
+    if config.probe.default_targets {
+        for (url, name) in defaults(own) {
+            want(url, name, TargetOrigin::Default);
+        }
+    }
+    for target in &mut wanted {
+        if let Some(configured) = config.probe.targets.iter().find(|configured| configured.url == target.url)
+        {
+            target.interval_s = seconds(configured.interval_s.unwrap_or(config.probe.interval_s));
+            target.throughput_url.clone_from(&configured.throughput_url);
+            target.families = configured.families;
+        }
+    }
+    store.replace_targets(vec![TargetOrigin::Default, TargetOrigin::Config], wanted).await?;
+    Ok(store.targets().await?)
+}
+
+fn defaults(own: SocketAddr) -> Vec<(String, String)> {
+    let mut defaults = Vec::new();
+    if let Some(gateway) = netinfo::default_gateway() {
+        match probe::check_icmp() {
+            Ok(()) => defaults.push((format!("icmp://{}", host(gateway)), "Gateway".to_owned())),
+            Err(refused) => {
+                tracing::info!(code = "up.no_icmp", %refused, "the gateway is not measured by ping")
+            }
+        }
+    }
+    for resolver in netinfo::resolvers() {
+        let port = if resolver.port() == 53 { String::new() } else { format!(":{}", resolver.port()) };
+        let url = format!("dns://{}{port}", host(resolver.ip()));
+        defaults.push((url, format!("Resolver {}", resolver.ip())));
+    }
+    defaults.push((format!("https://{own}/login"), "Caelum's own page".to_owned()));
+    defaults
+}
+
+fn host(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("[{v6}]"),
+    }
+}
+
+fn short(url: &str) -> String {
+    url.split_once("://").map_or(url, |(_, rest)| rest).trim_end_matches('/').to_owned()
+}
+
+fn seconds(configured: u64) -> u32 {
+    u32::try_from(configured).unwrap_or(u32::MAX)
+}

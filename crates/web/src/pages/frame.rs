@@ -1,0 +1,441 @@
+//! The frame around a page: navigation, horizon, verdict, palette, theme.
+
+use askama::Template;
+use axum::{
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{Html, IntoResponse, Response},
+};
+
+use super::{
+    block::Block,
+    format::{self, Zone},
+    horizon,
+    mark::Status,
+    picture::Picture,
+    range::{Range, Span},
+    words::{self, Verdict},
+};
+
+/// The theme a reader chose; the system's own is the absence of a choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Theme {
+    /// As the system has it.
+    #[default]
+    System,
+    /// Ink on paper.
+    Light,
+    /// Light on ink.
+    Dark,
+}
+
+impl Theme {
+    /// Name of the cookie.
+    pub const COOKIE: &'static str = "caelum_theme";
+
+    /// The form in the cookie and in the root's `data-theme`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::Light => "light",
+            Self::Dark => "dark",
+        }
+    }
+
+    /// Reads that form; anything else is the system's.
+    pub fn parse(text: &str) -> Self {
+        [Self::Light, Self::Dark].into_iter().find(|theme| theme.as_str() == text).unwrap_or_default()
+    }
+
+    /// The theme of a request.
+    pub fn of(headers: &HeaderMap) -> Self {
+        headers
+            .get_all(header::COOKIE)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|line| line.split(';'))
+            .filter_map(|pair| pair.trim().split_once('='))
+            .find(|(name, _)| *name == Self::COOKIE)
+            .map_or_else(Self::default, |(_, value)| Self::parse(value))
+    }
+
+    /// The one that a press on the button leads to.
+    pub fn next(self) -> Self {
+        match self {
+            Self::System => Self::Light,
+            Self::Light => Self::Dark,
+            Self::Dark => Self::System,
+        }
+    }
+
+    /// Its icon.
+    pub fn icon_name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::Light => "sun",
+            Self::Dark => "moon",
+        }
+    }
+}
+
+/// Which entry of the navigation is the current one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `/`
+    Overview,
+    /// `/machines` and below.
+    Machines,
+    /// `/network`
+    Network,
+    /// `/settings` and below.
+    Settings,
+}
+
+/// An entry of the navigation.
+pub struct Entry {
+    /// Where it leads.
+    pub href: String,
+    /// Its name.
+    pub name: &'static str,
+    /// Its icon.
+    pub icon: &'static str,
+    /// Its second key after `g`.
+    pub key: &'static str,
+    /// Whether it is where the reader is.
+    pub current: bool,
+    /// The group that starts with it.
+    pub group: Option<&'static str>,
+}
+
+/// An entry of the palette.
+pub struct Choice {
+    /// Where it leads.
+    pub href: String,
+    /// What it is.
+    pub name: String,
+    /// What is the matter with it.
+    pub note: String,
+    /// Its kind.
+    pub what: &'static str,
+    /// Its status, where it has one.
+    pub status: Option<Status>,
+    /// Its icon, where it has no status.
+    pub icon: &'static str,
+}
+
+/// A heading of the palette with its entries.
+pub struct Choices {
+    /// The heading.
+    pub title: &'static str,
+    /// The entries.
+    pub entries: Vec<Choice>,
+}
+
+/// A button of the range.
+pub struct RangeButton {
+    /// Where it leads.
+    pub href: String,
+    /// The form in addresses.
+    pub value: &'static str,
+    /// The words on it.
+    pub label: &'static str,
+    /// Whether it is pressed.
+    pub pressed: bool,
+}
+
+/// Who looks.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    /// Their name.
+    pub name: String,
+    /// Whether they may change targets and the like.
+    pub may_operate: bool,
+    /// The theme they chose.
+    pub theme: Theme,
+}
+
+/// Everything around a page's content.
+pub struct Frame {
+    /// Title of the document.
+    pub title: String,
+    /// Who looks.
+    pub reader: Reader,
+    /// The navigation.
+    pub entries: Vec<Entry>,
+    /// The range.
+    pub ranges: Vec<RangeButton>,
+    /// The strip.
+    pub horizon: Block,
+    /// The heading.
+    pub verdict: Block,
+    /// The palette's entries.
+    pub palette: Vec<Choices>,
+    /// The cluster's name.
+    pub cluster_name: String,
+    /// This node's name.
+    pub node_name: String,
+    /// `1 machine`.
+    pub machines: String,
+    /// The version that serves.
+    pub version: String,
+    /// Address of the live updates of this page.
+    pub live: String,
+    /// Now, for the age beside *Live*.
+    pub now_ms: i64,
+    /// The newest moment anything was heard.
+    pub newest_ms: i64,
+    /// The same in words, for pages without a script.
+    pub newest: String,
+}
+
+#[derive(Template)]
+#[template(path = "blocks/verdict.html")]
+struct Heading<'a> {
+    verdict: &'a Verdict,
+    crumb: Option<(&'static str, String)>,
+    facts: &'a [String],
+    status: Option<Status>,
+}
+
+/// The heading of a page. Healthy pages carry no icon: health is ink on paper.
+pub fn heading(verdict: &Verdict) -> Block {
+    Block::render("verdict", "The verdict", &Heading { verdict, crumb: None, facts: &[], status: None })
+}
+
+/// The heading of a page on the second level: with the way back, its status and facts.
+pub fn detail_heading(verdict: &Verdict, crumb: (&'static str, String), facts: &[String]) -> Block {
+    let heading = Heading { verdict, crumb: Some(crumb), facts, status: Some(verdict.status) };
+    Block::render("verdict", "The verdict", &heading)
+}
+
+impl Frame {
+    /// The frame of a page. `path` is its address without the span, `topics` are the blocks it shows.
+    pub fn new(
+        picture: &Picture,
+        reader: Reader,
+        place: Place,
+        title: &str,
+        verdict: Block,
+        path: &str,
+        topics: &str,
+    ) -> Self {
+        let scene = &picture.scene;
+        let span = &scene.span;
+        let ranges = Range::ALL
+            .into_iter()
+            .map(|range| {
+                let other = Span { range, window: None, ..*span };
+                RangeButton {
+                    href: other.link(path),
+                    value: range.as_str(),
+                    label: range.label(),
+                    pressed: range == span.range,
+                }
+            })
+            .collect();
+        let own = picture.machines.iter().find(|machine| machine.node.node_id.as_str() == scene.node_id);
+        let newest_ms = picture.newest_ms();
+        let parameters = path.split_once('?').map_or("", |(_, query)| query);
+        let mut live = format!("/api/live?topics=verdict,horizon,{topics}");
+        for part in [parameters, &span.query()] {
+            if !part.is_empty() {
+                live.push('&');
+                live.push_str(part);
+            }
+        }
+        if let Some(name) = path.strip_prefix("/machines/") {
+            live.push_str("&machine=");
+            live.push_str(name);
+        }
+        live.push_str(match place {
+            Place::Overview => "&page=overview",
+            Place::Machines => "&page=machines",
+            Place::Network => "&page=network",
+            Place::Settings => "&page=settings",
+        });
+        Self {
+            title: title.to_owned(),
+            entries: entries(span, place),
+            ranges,
+            horizon: horizon::block(picture),
+            verdict,
+            palette: palette(picture),
+            cluster_name: scene.cluster_name.clone(),
+            node_name: own.map_or_else(|| scene.node_id.clone(), |machine| machine.node.name.clone()),
+            machines: format::counted(picture.machines.len(), "machine", "machines"),
+            version: scene.version.clone(),
+            live,
+            now_ms: scene.now_ms,
+            newest_ms: newest_ms.unwrap_or(0),
+            newest: newest_ms
+                .map_or_else(|| "no data yet".to_owned(), |at| format!("as of {}", scene.zone.second(at))),
+            reader,
+        }
+    }
+}
+
+fn entries(span: &Span, place: Place) -> Vec<Entry> {
+    let entry = |at, path: &str, name, icon, key, group| Entry {
+        href: span.link(path),
+        name,
+        icon,
+        key,
+        current: at == place,
+        group,
+    };
+    vec![
+        entry(Place::Overview, "/", "Overview", "overview", "o", Some("Observe")),
+        entry(Place::Machines, "/machines", "Machines", "machines", "m", None),
+        entry(Place::Network, "/network", "Network", "network", "n", None),
+        entry(Place::Settings, "/settings/targets", "Settings", "settings", "s", Some("Grow")),
+    ]
+}
+
+/// What the palette offers: what needs attention first, then everything there is.
+fn palette(picture: &Picture) -> Vec<Choices> {
+    let span = &picture.scene.span;
+    let plain = |href: String, name: &str, what, icon| Choice {
+        href,
+        name: name.to_owned(),
+        note: String::new(),
+        what,
+        status: None,
+        icon,
+    };
+    let mut urgent: Vec<Choice> = picture
+        .verdicts()
+        .into_iter()
+        .map(|(pair, verdict)| Choice {
+            href: span.link(&pair_link(pair.pair.client_id.as_str(), &pair.pair.target)),
+            name: picture.target_name(&pair.pair.target).to_owned(),
+            note: words::diagnosis(verdict, picture.target_name(&verdict.target)),
+            what: "Verdict",
+            status: Some(pair.status().0),
+            icon: "",
+        })
+        .collect();
+    let machine_choice = |machine: &super::picture::Machine| Choice {
+        href: span.link(&machine_link(&machine.node.name)),
+        name: machine.node.name.clone(),
+        note: machine.issues.first().map_or_else(String::new, |issue| words::issue(machine, issue)),
+        what: "Machine",
+        status: Some(machine.status),
+        icon: "",
+    };
+    urgent.extend(
+        picture.machines.iter().filter(|machine| machine.status.needs_attention()).map(machine_choice),
+    );
+    let places = vec![
+        plain(span.link("/"), "Overview", "g o", "overview"),
+        plain(span.link("/machines"), "Machines", "g m", "machines"),
+        plain(span.link("/network"), "Network", "g n", "network"),
+        plain("/settings/targets".to_owned(), "Probes and targets", "g s", "settings"),
+    ];
+    let mut targets: Vec<Choice> = picture
+        .pairs
+        .iter()
+        .map(|pair| Choice {
+            href: span.link(&pair_link(pair.pair.client_id.as_str(), &pair.pair.target)),
+            name: picture.target_name(&pair.pair.target).to_owned(),
+            note: pair.pair.client_id.to_string(),
+            what: "Target",
+            status: Some(pair.status().0),
+            icon: "",
+        })
+        .collect();
+    targets.truncate(200);
+    urgent.truncate(8);
+    [
+        Choices { title: "Needs attention", entries: urgent },
+        Choices { title: "Go to", entries: places },
+        Choices {
+            title: "Machines",
+            entries: picture.machines.iter().take(200).map(machine_choice).collect(),
+        },
+        Choices { title: "Targets", entries: targets },
+        Choices {
+            title: "Act",
+            entries: vec![plain("/settings/targets#add".to_owned(), "Add a target…", "Settings", "plus")],
+        },
+    ]
+    .into_iter()
+    .filter(|choices| !choices.entries.is_empty())
+    .collect()
+}
+
+/// Address of a machine's page.
+pub fn machine_link(name: &str) -> String {
+    format!("/machines/{}", encode(name))
+}
+
+/// Address of the network page with a pair chosen.
+pub fn pair_link(probe: &str, target: &str) -> String {
+    format!("/network?probe={}&target={}", encode(probe), encode(target))
+}
+
+/// Percent-encodes all but the unreserved characters of RFC 3986, so that the text stays one component.
+pub fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte as char),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+/// A rendered page. Pages are personal and old at once, so nobody keeps them.
+pub fn page(status: StatusCode, template: &impl Template) -> Response {
+    match template.render() {
+        Ok(html) => {
+            let mut response = (status, Html(html)).into_response();
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            response
+        }
+        Err(error) => {
+            tracing::error!(%error, "failed to render a page");
+            (StatusCode::INTERNAL_SERVER_ERROR, "The page could not be rendered.").into_response()
+        }
+    }
+}
+
+/// A moment with its exact form for hovering.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// As shown.
+    pub text: String,
+    /// To the second, with the zone.
+    pub exact: String,
+    /// For machines.
+    pub iso: String,
+}
+
+impl Moment {
+    /// A moment as a clock time or a date.
+    pub fn new(zone: &Zone, at_ms: i64, now_ms: i64) -> Self {
+        Self { text: zone.moment(at_ms, now_ms), exact: zone.exact(at_ms), iso: Zone::iso(at_ms) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_theme_is_read_from_among_other_cookies() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::COOKIE, HeaderValue::from_static("caelum_session=x; caelum_theme=dark"));
+        assert_eq!(Theme::of(&headers), Theme::Dark);
+        headers.insert(header::COOKIE, HeaderValue::from_static("caelum_theme=\"><script>"));
+        assert_eq!(Theme::of(&headers), Theme::System);
+    }
+
+    #[test]
+    fn a_name_stays_one_component_of_an_address() {
+        assert_eq!(machine_link("a/b?c#d é"), "/machines/a%2Fb%3Fc%23d%20%C3%A9");
+        assert_eq!(
+            pair_link("p&q", "https://x/?a=b"),
+            "/network?probe=p%26q&target=https%3A%2F%2Fx%2F%3Fa%3Db"
+        );
+    }
+}

@@ -1,0 +1,209 @@
+//! Settings, probes and targets: what is measured, and by whom.
+
+use askama::Template;
+use caelum_model::target::{Families, TargetOrigin};
+use serde::Deserialize;
+
+use super::{
+    block::Block,
+    format::{self, counted},
+    frame::{self, Frame, Moment, Place, Reader, Theme},
+    mark::Status,
+    picture::Picture,
+    words::Verdict,
+};
+
+/// Blocks of this page, by their names in live updates.
+pub const TOPICS: &str = "targets,probes";
+
+/// What was typed into the form for a new target.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Form {
+    /// What to measure.
+    pub url: String,
+    /// What people call it.
+    pub name: String,
+    /// Time between measurements, s.
+    pub interval_s: String,
+    /// Time after which a measurement is given up, ms.
+    pub timeout_ms: String,
+    /// Object whose download gives the throughput.
+    pub throughput_url: String,
+    /// IP versions.
+    pub families: String,
+}
+
+impl Form {
+    /// The form as it is offered.
+    pub fn fresh() -> Self {
+        Self {
+            interval_s: "10".to_owned(),
+            timeout_ms: "10000".to_owned(),
+            families: "any".to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// IP versions as chosen; anything unknown is the default.
+    pub fn families(&self) -> Families {
+        match self.families.as_str() {
+            "ipv4" => Families::Ipv4,
+            "ipv6" => Families::Ipv6,
+            "both" => Families::Both,
+            _ => Families::Any,
+        }
+    }
+}
+
+struct TargetRow {
+    target_id: String,
+    name: String,
+    url: String,
+    every: String,
+    origin: &'static str,
+    status: Status,
+    word: &'static str,
+    last: Option<Moment>,
+    removable: bool,
+}
+
+#[derive(Template)]
+#[template(path = "blocks/targets.html")]
+struct Targets {
+    rows: Vec<TargetRow>,
+    may_operate: bool,
+}
+
+#[derive(Template)]
+#[template(path = "blocks/probes.html")]
+struct Probes {
+    rows: Vec<(String, String, Status, String)>,
+}
+
+#[derive(Template)]
+#[template(path = "pages/settings.html")]
+struct Page {
+    frame: Frame,
+    theme: Theme,
+    targets: Block,
+    probes: Block,
+    form: Form,
+    fault: Option<String>,
+    may_operate: bool,
+}
+
+/// The page, with what was typed and what is wrong with it after a refused addition.
+pub fn page(picture: &Picture, reader: Reader, form: Form, fault: Option<String>) -> impl Template + use<> {
+    let theme = reader.theme;
+    let may_operate = reader.may_operate;
+    let verdict = frame::heading(&verdict(picture));
+    Page {
+        frame: Frame::new(
+            picture,
+            reader,
+            Place::Settings,
+            "Probes and targets",
+            verdict,
+            "/settings/targets",
+            TOPICS,
+        ),
+        theme,
+        targets: targets(picture, may_operate),
+        probes: probes(picture),
+        form,
+        fault,
+        may_operate,
+    }
+}
+
+fn verdict(picture: &Picture) -> Verdict {
+    let enabled = picture.targets.iter().filter(|target| target.enabled).count();
+    let probes = picture.probes().len();
+    let sentence = match (enabled, probes) {
+        (0, _) => "Nothing is measured.".to_owned(),
+        (_, 0) => format!("{} wait for a probe.", counted(enabled, "target", "targets")),
+        _ => format!(
+            "{} measured by {}.",
+            counted(enabled, "target is", "targets are"),
+            counted(probes, "probe", "probes")
+        ),
+    };
+    let lede =
+        "A target is what your people use: a page, a service, a resolver. The first measurement comes \
+                within seconds, what is usual is learned from the first minutes."
+            .to_owned();
+    Verdict { status: Status::Ok, sentence, lede }
+}
+
+fn targets(picture: &Picture, may_operate: bool) -> Block {
+    let scene = &picture.scene;
+    let rows = picture
+        .targets
+        .iter()
+        .map(|target| {
+            let mut pairs: Vec<_> =
+                picture.pairs.iter().filter(|pair| pair.pair.target == target.url).collect();
+            pairs.sort_by_key(|pair| pair.status().0);
+            let newest = pairs.iter().map(|pair| pair.recent.last.ts_ms).max().filter(|ts| *ts > 0);
+            let (status, word) = if !target.enabled {
+                (Status::Off, "Switched off")
+            } else {
+                pairs.first().map_or((Status::Queue, "Waiting"), |pair| pair.status())
+            };
+            TargetRow {
+                target_id: target.target_id.to_string(),
+                name: if target.name.is_empty() {
+                    format::short_target(&target.url).to_owned()
+                } else {
+                    target.name.clone()
+                },
+                url: target.url.clone(),
+                every: format!("every {}", format::duration(i64::from(target.interval_s) * 1000)),
+                origin: match target.origin {
+                    TargetOrigin::Default => "found at start",
+                    TargetOrigin::Config => "configuration file",
+                    TargetOrigin::Api => "added by hand",
+                },
+                status,
+                word,
+                last: newest.map(|at| Moment {
+                    text: format!("{} ago", format::duration(scene.now_ms - at)),
+                    ..Moment::new(&scene.zone, at, scene.now_ms)
+                }),
+                removable: target.origin != TargetOrigin::Config,
+            }
+        })
+        .collect();
+    Block::render("targets", "Targets", &Targets { rows, may_operate })
+}
+
+fn probes(picture: &Picture) -> Block {
+    let scene = &picture.scene;
+    let rows = picture
+        .probes()
+        .into_iter()
+        .map(|probe| {
+            let of_probe = || picture.pairs.iter().filter(|pair| pair.pair.client_id.as_str() == probe);
+            let newest = of_probe().map(|pair| pair.recent.last.ts_ms).max().filter(|ts| *ts > 0);
+            let count: u64 = of_probe().map(|pair| pair.recent.count).sum();
+            let said = newest.map_or_else(
+                || "silent for 5\u{a0}min".to_owned(),
+                |at| format!("heard {} ago", format::duration(scene.now_ms - at)),
+            );
+            let status = if newest.is_some() { Status::Ok } else { Status::Off };
+            (probe.to_owned(), said, status, format!("{}\u{a0}in 5\u{a0}min", format::count(count)))
+        })
+        .collect();
+    Block::render("probes", "Probes", &Probes { rows })
+}
+
+/// Renders one block of this page by its live name.
+pub fn block(name: &str, picture: &Picture, may_operate: bool) -> Option<Block> {
+    Some(match name {
+        "verdict" => frame::heading(&verdict(picture)),
+        "targets" => targets(picture, may_operate),
+        "probes" => probes(picture),
+        _ => return None,
+    })
+}

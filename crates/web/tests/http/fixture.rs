@@ -1,0 +1,135 @@
+//! The whole HTTP side on a real store and queue in a temporary directory, asked without a socket.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, Response, StatusCode, header},
+};
+use caelum_drivers::clock::ManualClock;
+use caelum_model::{
+    access::{Role, Scope, User},
+    id::NodeId,
+    node::Thresholds,
+};
+use caelum_queue::{Embedded, Queue};
+use caelum_roles::{
+    bus::Bus,
+    ingest::{Config, Ingest},
+};
+use caelum_store::Store;
+use caelum_web::{State, api::access, auth, serve::Transport, state};
+use http_body_util::BodyExt;
+use tower::ServiceExt;
+
+pub const NOW_MS: i64 = 1_800_000_000_000;
+pub const BODY_BYTES_MAX: usize = 64 << 10;
+
+pub struct Fixture {
+    pub app: Router,
+    pub state: Arc<State>,
+    pub clock: Arc<ManualClock>,
+    _directory: tempfile::TempDir,
+}
+
+impl Fixture {
+    pub async fn new() -> Self {
+        Self::with(Config {
+            partitions: 4,
+            rate_events_per_s: 1000,
+            rate_burst_events: 1000,
+            backlog_events_max: 10_000,
+        })
+        .await
+    }
+
+    pub async fn with(config: Config) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = Arc::new(Store::open(&directory.path().join("caelum.db")).expect("opens"));
+        let queue: Arc<dyn Queue> =
+            Arc::new(Embedded::open(&directory.path().join("queue.db"), 1 << 20).expect("opens"));
+        let clock = Arc::new(ManualClock::new(NOW_MS));
+        let ingest =
+            Arc::new(Ingest::new(Arc::clone(&queue), Arc::clone(&store), Arc::clone(&clock) as _, config));
+        let user = |name: &str, role| User {
+            name: name.into(),
+            role,
+            password_hash: auth::hash_password("correct horse").expect("hashes"),
+            created_at_ms: NOW_MS,
+        };
+        store.put_user(user("admin", Role::Admin)).await.expect("stored");
+        store.put_user(user("looker", Role::Viewer)).await.expect("stored");
+        let state = State::new(state::Parts {
+            store,
+            queue,
+            ingest,
+            bus: Bus::default(),
+            clock: Arc::clone(&clock) as _,
+            node_id: NodeId::parse("n-test").expect("valid"),
+            cluster_name: "test".into(),
+            certificate_fingerprint: "00".into(),
+            settings: state::Settings {
+                events_body_bytes_max: BODY_BYTES_MAX,
+                session_ttl_s: 3600,
+                allow_plaintext: false,
+                history_hours: 24,
+            },
+            thresholds: Thresholds::default(),
+        });
+        Self { app: caelum_web::app(Arc::clone(&state)), state, clock, _directory: directory }
+    }
+
+    /// A token with one scope; an ingest token speaks for `probe-1`.
+    pub async fn token(&self, scope: Scope) -> String {
+        let client_id = (scope == Scope::Ingest).then_some("probe-1");
+        let (token, secret) =
+            access::make_token("t", vec![scope], client_id, None, NOW_MS).expect("a valid wish");
+        self.state.store.add_token(token).await.expect("stored");
+        secret
+    }
+
+    pub async fn ask(&self, mut request: Request<Body>) -> (StatusCode, Response<()>, serde_json::Value) {
+        let peer: SocketAddr = ([127, 0, 0, 1], 40_000).into();
+        request.extensions_mut().insert(Transport { peer, is_tls: true });
+        let response = self.app.clone().oneshot(request).await.expect("the router answers");
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.expect("the body ends").to_bytes();
+        let json = serde_json::from_slice(&bytes).unwrap_or(serde_json::Value::Null);
+        (parts.status, Response::from_parts(parts, ()), json)
+    }
+
+    pub async fn get(&self, path: &str, token: &str) -> (StatusCode, serde_json::Value) {
+        let request = Request::get(path).header(header::AUTHORIZATION, format!("Bearer {token}"));
+        let (status, _, json) = self.ask(request.body(Body::empty()).expect("a request")).await;
+        (status, json)
+    }
+
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        token: &str,
+        body: &serde_json::Value,
+    ) -> (StatusCode, serde_json::Value) {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+            .header(header::CONTENT_TYPE, "application/json");
+        let (status, _, json) =
+            self.ask(request.body(Body::from(body.to_string())).expect("a request")).await;
+        (status, json)
+    }
+}
+
+/// An event of `probe-1` that has nothing wrong with it.
+pub fn event(n: u64) -> serde_json::Value {
+    serde_json::json!({
+        "event_id": format!("0190b7a4-7a5c-7000-8000-{n:012x}"), "client_id": "probe-1", "ts_ms": NOW_MS,
+        "schema_version": "1.1", "target": "https://example.net/",
+        "network_context": {"interface_type": "ethernet", "vpn_enabled": false},
+        "timings": {"dns_ms": 1.0, "tcp_ms": 2.0, "tls_ms": 3.0, "http_ttfb_ms": 4.0},
+        "epoch": 7, "seq": n,
+    })
+}

@@ -1,0 +1,5 @@
+//! The HTTP side on a real store and queue, asked without a socket.
+
+mod api;
+mod events;
+mod fixture;

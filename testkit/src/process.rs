@@ -1,0 +1,106 @@
+//! A program that was started and will be ended, with what it wrote.
+
+#![expect(clippy::print_stderr, reason = "a failing test shows what its programs said")]
+
+use std::{
+    fs::{self, File},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::wait;
+
+/// A running program. Dropping it kills it, and shows the end of its log if a test is failing.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    name: String,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts a program whose standard output and error go to files `NAME.out` and `NAME.log` in a folder.
+    pub fn start(mut command: Command, name: &str, folder: &Path) -> Result<Self> {
+        let log = folder.join(format!("{name}.log"));
+        let open = |path: &Path| {
+            let opened = File::options().create(true).append(true).open(path);
+            opened.with_context(|| format!("open {}", path.display()))
+        };
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(open(&folder.join(format!("{name}.out")))?)
+            .stderr(open(&log)?)
+            // A group of its own, so that what it started ends with it.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("start {name}"))?;
+        Ok(Self { child, name: name.to_owned(), log })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// What it has printed so far.
+    pub fn output(&self) -> String {
+        fs::read_to_string(self.log.with_extension("out")).unwrap_or_default()
+    }
+
+    /// Whether and how it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait_for_end(&mut self, at_most: Duration) -> ExitStatus {
+        let what = format!("{} ends", self.name);
+        wait::until(&what, at_most, || self.ended())
+    }
+
+    /// Asks it to end, as a service manager does.
+    pub fn terminate(&self) {
+        self.signal(self.id(), libc::SIGTERM);
+    }
+
+    /// Ends it and what it started without a word, as a crash does, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.signal(-self.id(), libc::SIGKILL);
+        // It cannot refuse; an error says that it is gone already.
+        drop(self.child.wait());
+    }
+
+    fn id(&self) -> i32 {
+        i32::try_from(self.pid()).expect("process ids are small")
+    }
+
+    fn signal(&self, whom: i32, signal: i32) {
+        // SAFETY: kill has no memory to go wrong with. The process is ours and was not waited for, so its
+        // id, which is its group's too, cannot have passed to another.
+        unsafe { libc::kill(whom, signal) };
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.ended().is_none() {
+            self.kill();
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let from = log.lines().count().saturating_sub(40);
+            let end: Vec<&str> = log.lines().skip(from).collect();
+            eprintln!("--- end of what {} logged\n{}\n---", self.name, end.join("\n"));
+        }
+    }
+}
