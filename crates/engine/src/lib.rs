@@ -9,6 +9,7 @@
 
 #![deny(missing_docs)]
 
+pub mod diagnose;
 pub mod drain;
 pub mod health;
 pub mod intake;
