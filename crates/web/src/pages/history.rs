@@ -52,12 +52,10 @@ pub struct Reduced {
     pub errors_by_stage: BTreeMap<ErrorStage, u64>,
     /// Medians, by measure.
     medians: [Option<f64>; Measure::ALL.len()],
-    /// Samples of whole measurements.
-    pub total_count: u64,
     /// 90th percentile of whole measurements, ms, from ten samples up.
-    pub total_p90: Option<f64>,
+    pub whole_p90: Option<f64>,
     /// 99th percentile of whole measurements from a hundred samples up, else the slowest, ms.
-    pub total_top: Option<f64>,
+    pub whole_top: Option<f64>,
     /// 95th percentile of the first byte from twenty samples up, else the slowest, ms.
     pub ttfb_p95: Option<f64>,
     /// Mean loss of packet trains, percent.
@@ -107,15 +105,14 @@ impl Reduced {
             reduced.medians[measure as usize] = merged[measure as usize].quantile(0.5);
         }
         let (total, ttfb) = (&merged[Measure::Total as usize], &merged[Measure::Ttfb as usize]);
-        reduced.total_count = total.count();
-        reduced.total_p90 = if total.count() >= 10 { total.quantile(0.9) } else { None };
-        reduced.total_top = if total.count() >= 100 { total.quantile(0.99) } else { total.max() };
-        reduced.ttfb_p95 = if ttfb.count() >= 20 { ttfb.quantile(0.95) } else { ttfb.max() };
-        let loss = &merged[Measure::Loss as usize];
-        reduced.loss = loss.mean();
         // A packet train has no stages, so its round trip stands for the whole measurement.
         let rtt = &merged[Measure::Rtt as usize];
         let whole = if total.count() == 0 { rtt } else { total };
+        reduced.whole_p90 = if whole.count() >= 10 { whole.quantile(0.9) } else { None };
+        reduced.whole_top = if whole.count() >= 100 { whole.quantile(0.99) } else { whole.max() };
+        reduced.ttfb_p95 = if ttfb.count() >= 20 { ttfb.quantile(0.95) } else { ttfb.max() };
+        let loss = &merged[Measure::Loss as usize];
+        reduced.loss = loss.mean();
         reduced.experience = score::experience(whole, reduced.errors);
         reduced.voice = score::voice(rtt, loss);
         reduced

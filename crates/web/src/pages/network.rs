@@ -270,7 +270,7 @@ fn matrix(picture: &Picture, choice: &Choice) -> Block {
                 .max_by_key(|p| p.recent.last.ts_ms);
             let resolver = newest.and_then(|pair| pair.recent.last.resolver.as_deref());
             MatrixRow {
-                probe: probe.to_owned(),
+                probe: picture.probe_name(probe).to_owned(),
                 resolver: resolver.map_or_else(String::new, |resolver| {
                     format!("resolver {}", resolver.strip_suffix(":53").unwrap_or(resolver))
                 }),
@@ -465,7 +465,11 @@ fn waterfall(picture: &Picture, choice: &Choice) -> Block {
             level: if verdict.is_some() { pair.status().0.level() } else { "" },
         }
     });
-    let template = Waterfall { falls: falls.collect(), probe: probe.clone(), ticks: ticks(scale) };
+    let template = Waterfall {
+        falls: falls.collect(),
+        probe: picture.probe_name(&probe).to_owned(),
+        ticks: ticks(scale),
+    };
     Block::render("waterfall", "Where the time goes", &template)
 }
 
