@@ -5,6 +5,7 @@
 
 pub mod aggregator;
 pub mod bus;
+pub mod diagnoser;
 pub mod ingest;
 pub mod keeper;
 pub mod probe;

@@ -113,20 +113,22 @@ impl Scene<'_> {
         let unexplained: Vec<Cause> = causes
             .iter()
             .copied()
-            .filter(|cause| !causes.iter().any(|other| other != cause && self.explains(*other, cause.symptom())))
+            .filter(|cause| {
+                !causes.iter().any(|other| other != cause && self.explains(*other, cause.symptom()))
+            })
             .collect();
         let eligible = || {
             unexplained.iter().copied().filter(|cause| {
-                self.alarmed.iter().filter(|symptom| self.abnormal.contains(symptom)).any(|symptom| {
-                    cause.symptom() == *symptom || self.explains(*cause, *symptom)
-                })
+                self.alarmed
+                    .iter()
+                    .filter(|symptom| self.abnormal.contains(symptom))
+                    .any(|symptom| cause.symptom() == *symptom || self.explains(*cause, *symptom))
             })
         };
-        let first = eligible().max_by(|a, b| self.rank(*a).partial_cmp(&self.rank(*b)).expect("costs are finite"))?;
+        let first =
+            eligible().max_by(|a, b| self.rank(*a).partial_cmp(&self.rank(*b)).expect("costs are finite"))?;
         let before = self.before.filter(|_| !self.is_dominant(first));
-        let cause = before
-            .and_then(|before| eligible().find(|cause| cause.is_same(before)))
-            .unwrap_or(first);
+        let cause = before.and_then(|before| eligible().find(|cause| cause.is_same(before))).unwrap_or(first);
         let explained: Vec<Symptom> = self
             .abnormal
             .iter()
@@ -181,14 +183,18 @@ impl Scene<'_> {
         match (cause, symptom) {
             (Cause::Path(_), Symptom::Connect | Symptom::Rtt | Symptom::Throughput) => true,
             (Cause::Path(_), Symptom::Tls) => self.is_within_round_trips(cause, symptom, TLS_ROUND_TRIPS),
-            (Cause::Path(_), Symptom::Server) => self.is_within_round_trips(cause, symptom, SERVER_ROUND_TRIPS),
+            (Cause::Path(_), Symptom::Server) => {
+                self.is_within_round_trips(cause, symptom, SERVER_ROUND_TRIPS)
+            }
             (Cause::Path(_), Symptom::Dns) => {
                 let change_ms = self.change(Measure::Dns, Symptom::Dns).unwrap_or(0.0);
                 change_ms <= DNS_ROUND_TRIPS * self.round_trip_change(cause)
             }
             (Cause::Path(_), Symptom::Loss | Symptom::Failures(_)) => false,
             (Cause::Loss, Symptom::Dns | Symptom::Loss) => false,
-            (Cause::Loss, Symptom::Failures(stage)) => stage != ErrorStage::Dns && !self.is_dominant(Cause::Failing(stage)),
+            (Cause::Loss, Symptom::Failures(stage)) => {
+                stage != ErrorStage::Dns && !self.is_dominant(Cause::Failing(stage))
+            }
             (Cause::Loss, _) => true,
             (Cause::Server, Symptom::Throughput) => true,
             // A stage that is slow also runs into its time limit.
@@ -198,14 +204,20 @@ impl Scene<'_> {
             (Cause::Server, Symptom::Failures(stage)) => stage == ErrorStage::Http,
             (Cause::Throughput, Symptom::Failures(stage)) => stage == ErrorStage::Throughput,
             (
-                Cause::Dns | Cause::Connect | Cause::Tls | Cause::Server | Cause::Throughput | Cause::Failing(_),
+                Cause::Dns
+                | Cause::Connect
+                | Cause::Tls
+                | Cause::Server
+                | Cause::Throughput
+                | Cause::Failing(_),
                 _,
             ) => false,
         }
     }
 
     fn is_within_round_trips(&self, cause: Cause, symptom: Symptom, round_trips: f64) -> bool {
-        let (Some(excess_ms), Some(usual)) = (self.excess(symptom), self.reference.usual(self.config, symptom))
+        let (Some(excess_ms), Some(usual)) =
+            (self.excess(symptom), self.reference.usual(self.config, symptom))
         else {
             return true;
         };
@@ -254,7 +266,9 @@ impl Scene<'_> {
             }));
         }
         // TCP connect and packet train both show the round trip itself.
-        slower.retain(|measure| !matches!(cause, Cause::Path(_)) || !matches!(measure, Measure::Tcp | Measure::Rtt));
+        slower.retain(|measure| {
+            !matches!(cause, Cause::Path(_)) || !matches!(measure, Measure::Tcp | Measure::Rtt)
+        });
         slower.sort_unstable();
         slower.dedup();
         slower

@@ -74,17 +74,13 @@ impl Reference {
     /// What is usual for a symptom, where enough windows show it.
     pub(super) fn usual(&self, config: &Config, symptom: Symptom) -> Option<Usual> {
         let measures_tcp = self.measures_tcp(config);
-        let values = self
-            .windows
-            .iter()
-            .filter_map(|window| symptom.feature(config, window, measures_tcp))
-            .collect();
+        let values =
+            self.windows.iter().filter_map(|window| symptom.feature(config, window, measures_tcp)).collect();
         let (mut values, samples) = without_thin(values, config)?;
         let count = values.len() as f64;
         let center = median(&mut values);
         let mut distances: Vec<f64> = values.iter().map(|value| (value - center).abs()).collect();
-        let spread =
-            MAD_TO_SIGMA * median(&mut distances) * (1.0 + config.few_windows_allowance / count);
+        let spread = MAD_TO_SIGMA * median(&mut distances) * (1.0 + config.few_windows_allowance / count);
         let usual_tcp_ms = self.usual_value(config, Measure::Tcp).unwrap_or(0.0);
         Some(Usual { center, deviation: spread.max(symptom.floor(config, usual_tcp_ms)), samples })
     }

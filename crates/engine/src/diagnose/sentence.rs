@@ -166,10 +166,8 @@ fn date_of(ms: UnixMs) -> (i64, i64, i64) {
     const DAYS_IN_400_YEARS: i64 = 146_097;
     let days = ms.div_euclid(DAY_MS) + DAYS_TO_1970;
     let (era, day_of_era) = (days.div_euclid(DAYS_IN_400_YEARS), days.rem_euclid(DAYS_IN_400_YEARS));
-    let year_of_era = (0..400)
-        .rev()
-        .find(|year| day_of_era >= year * 365 + year / 4 - year / 100)
-        .unwrap_or(0);
+    let year_of_era =
+        (0..400).rev().find(|year| day_of_era >= year * 365 + year / 4 - year / 100).unwrap_or(0);
     let day_of_year = day_of_era - (year_of_era * 365 + year_of_era / 4 - year_of_era / 100);
     // From March on, months have 31, 30, 31, 30, 31 days over and over: 153 in five.
     let month_from_march = (5 * day_of_year + 2) / 153;
@@ -200,7 +198,8 @@ mod tests {
 
     #[test]
     fn numbers_are_written_as_precisely_as_is_useful() {
-        let times: Vec<String> = [0.25, 3.04, 9.96, 380.2, 999.6, 2_340.0].map(|ms| Time(ms).to_string()).into();
+        let times: Vec<String> =
+            [0.25, 3.04, 9.96, 380.2, 999.6, 2_340.0].map(|ms| Time(ms).to_string()).into();
         assert_eq!(times, ["0.25 ms", "3.0 ms", "10 ms", "380 ms", "1.0 s", "2.3 s"]);
         let rates: Vec<String> = [812.0, 1_200.0, 940_000.0, 2.5e6].map(|kbps| Rate(kbps).to_string()).into();
         assert_eq!(rates, ["812 kbit/s", "1.2 Mbit/s", "940 Mbit/s", "2.5 Gbit/s"]);

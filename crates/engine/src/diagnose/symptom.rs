@@ -45,15 +45,8 @@ impl Symptom {
         Self::Failures(ErrorStage::Throughput),
     ];
     /// Those that compare medians with what is usual.
-    pub(super) const DEVIATIONS: [Self; 7] = [
-        Self::Dns,
-        Self::Connect,
-        Self::Rtt,
-        Self::Tls,
-        Self::Server,
-        Self::Throughput,
-        Self::Loss,
-    ];
+    pub(super) const DEVIATIONS: [Self; 7] =
+        [Self::Dns, Self::Connect, Self::Rtt, Self::Tls, Self::Server, Self::Throughput, Self::Loss];
 
     pub(super) fn place(self) -> usize {
         match self {

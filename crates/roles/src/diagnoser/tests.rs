@@ -1,0 +1,1 @@
+//! What the diagnoser promises, on a real store.
