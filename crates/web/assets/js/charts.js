@@ -35,6 +35,7 @@ export function start() {
 
 /** Takes points of a live update: `{chart: {t, v, now}}` with the window they are for. */
 export function take(message) {
+  let zone = null;
   for (const [name, points] of Object.entries(message.charts)) {
     const chart = charts.get(name);
     if (!chart) {
@@ -49,12 +50,15 @@ export function take(message) {
     const drop = Math.max(0, chart.data.t.findIndex((t) => t >= message.from));
     const join = (now, more) => [...now.slice(drop, kept), ...more];
     chart.data = { t: join(chart.data.t, points.t), v: chart.data.v.map((line, i) => join(line, points.v[i])) };
+    zone = chart.settings;
     chart.settings.from = message.from;
     chart.settings.to = message.to;
     chart.now = points.now;
     setNow(name, points.now);
     update(chart);
   }
+  const window = document.querySelector("[data-window]");
+  if (window && zone) window.textContent = `${clock(message.from, zone)} to ${clock(message.to, zone)}`;
 }
 
 function setNow(name, text) {

@@ -487,7 +487,7 @@ mod tests {
         let points = plot.points_since(1000);
         assert_eq!(points.t, vec![1, 2]);
         assert_eq!(points.v, vec![vec![None, Some(7.568)]]);
-        assert_eq!(points.now, "3.1\u{a0}%");
+        assert_eq!(points.now, "7.6\u{a0}%");
     }
 
     #[test]
