@@ -87,6 +87,9 @@ pub(super) struct Scene<'a> {
     pub(super) abnormal: Vec<Symptom>,
     /// Symptoms that have built up to the alarm.
     pub(super) alarmed: Vec<Symptom>,
+    /// Symptoms that are at least half way there: what is less may be chance, and explains nothing whose
+    /// size cannot be compared with its own.
+    pub(super) established: Vec<Symptom>,
     /// The cause found before, if it was just before.
     pub(super) before: Option<Cause>,
 }
@@ -180,8 +183,10 @@ impl Scene<'_> {
         if self.is_dominant(cause) {
             return symptom != cause.symptom();
         }
+        let is_established = self.established.contains(&cause.symptom());
         match (cause, symptom) {
-            (Cause::Path(_), Symptom::Connect | Symptom::Rtt | Symptom::Throughput) => true,
+            (Cause::Path(_), Symptom::Connect | Symptom::Rtt) => true,
+            (Cause::Path(_), Symptom::Throughput) => is_established,
             (Cause::Path(_), Symptom::Tls) => self.is_within_round_trips(cause, symptom, TLS_ROUND_TRIPS),
             (Cause::Path(_), Symptom::Server) => {
                 self.is_within_round_trips(cause, symptom, SERVER_ROUND_TRIPS)
@@ -193,16 +198,18 @@ impl Scene<'_> {
             (Cause::Path(_), Symptom::Loss | Symptom::Failures(_)) => false,
             (Cause::Loss, Symptom::Dns | Symptom::Loss) => false,
             (Cause::Loss, Symptom::Failures(stage)) => {
-                stage != ErrorStage::Dns && !self.is_dominant(Cause::Failing(stage))
+                is_established && stage != ErrorStage::Dns && !self.is_dominant(Cause::Failing(stage))
             }
-            (Cause::Loss, _) => true,
-            (Cause::Server, Symptom::Throughput) => true,
+            (Cause::Loss, _) => is_established,
+            (Cause::Server, Symptom::Throughput) => is_established,
             // A stage that is slow also runs into its time limit.
-            (Cause::Dns, Symptom::Failures(stage)) => stage == ErrorStage::Dns,
-            (Cause::Connect, Symptom::Failures(stage)) => stage == ErrorStage::Tcp,
-            (Cause::Tls, Symptom::Failures(stage)) => stage == ErrorStage::Tls,
-            (Cause::Server, Symptom::Failures(stage)) => stage == ErrorStage::Http,
-            (Cause::Throughput, Symptom::Failures(stage)) => stage == ErrorStage::Throughput,
+            (Cause::Dns, Symptom::Failures(stage)) => is_established && stage == ErrorStage::Dns,
+            (Cause::Connect, Symptom::Failures(stage)) => is_established && stage == ErrorStage::Tcp,
+            (Cause::Tls, Symptom::Failures(stage)) => is_established && stage == ErrorStage::Tls,
+            (Cause::Server, Symptom::Failures(stage)) => is_established && stage == ErrorStage::Http,
+            (Cause::Throughput, Symptom::Failures(stage)) => {
+                is_established && stage == ErrorStage::Throughput
+            }
             (
                 Cause::Dns
                 | Cause::Connect
@@ -216,9 +223,7 @@ impl Scene<'_> {
     }
 
     fn is_within_round_trips(&self, cause: Cause, symptom: Symptom, round_trips: f64) -> bool {
-        let (Some(excess_ms), Some(usual)) =
-            (self.excess(symptom), self.reference.usual(self.config, symptom))
-        else {
+        let (Some(excess_ms), Some(usual)) = (self.excess(symptom), self.reference.usual(symptom)) else {
             return true;
         };
         excess_ms <= round_trips * self.round_trip_change(cause) + EXPLAINED_DEVIATIONS * usual.deviation
@@ -288,7 +293,7 @@ impl Scene<'_> {
 
     /// By how much a measure lies above its usual in the newest windows that show a symptom.
     fn change(&self, measure: Measure, shown_by: Symptom) -> Option<f64> {
-        let usual = self.reference.usual_value(self.config, measure)?;
+        let usual = self.reference.usual_value(measure)?;
         let mut changes: Vec<f64> = self
             .showing(shown_by)
             .filter_map(|window| window.observation.reading(measure))
@@ -299,7 +304,7 @@ impl Scene<'_> {
 
     /// By how much a symptom lies above its usual in the newest windows that show it, in its own unit.
     fn excess(&self, symptom: Symptom) -> Option<f64> {
-        let usual = self.reference.usual(self.config, symptom)?;
+        let usual = self.reference.usual(symptom)?;
         let mut changes: Vec<f64> = self
             .showing(symptom)
             .filter_map(|window| Some(window.z[symptom.place()]? * usual.deviation))

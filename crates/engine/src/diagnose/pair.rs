@@ -1,5 +1,7 @@
 //! One pair over time.
 
+use std::collections::VecDeque;
+
 use caelum_model::{
     UnixMs,
     diagnosis::{Diagnosis, Evidence, PairStatus, Standing},
@@ -12,19 +14,19 @@ use super::{
     Config, Observation,
     cause::{Cause, Finding, Scene},
     cusum::Cusum,
-    reference::{Reference, median},
+    observation::Readings,
+    reference::{Reference, push_bounded},
     sentence,
     symptom::Symptom,
 };
 
-/// Windows before one that say how large a fault is.
-const LEVEL_WINDOWS: usize = 3;
 /// A verdict goes on if it stood this many windows ago.
 const CONTINUES_WINDOWS: usize = 3;
 /// Clean windows after which a deviation does not count as lasting.
 const RETURNED_WINDOWS: u32 = 3;
-/// Clipped deviation, windows and measurements at which each part of the confidence reaches 63, 50 and 50 %.
+/// Mean deviation at which the confidence that the size gives is 63 %.
 const CONFIDENCE_Z: f64 = 1.5;
+/// Measurements at which the confidence that their number gives is 50 %.
 const CONFIDENCE_SAMPLES: f64 = 1.0;
 /// What is left of the confidence while something else is off too.
 const CONFIDENCE_WITH_RIVAL: f64 = 0.8;
@@ -69,7 +71,7 @@ pub struct Pair {
     config: Config,
     reference: Reference,
     /// Windows that were left out of the reference in the present deviation.
-    deviating: Reference,
+    deviating: VecDeque<Readings>,
     deviating_since_ms: Option<UnixMs>,
     clean: u32,
     cusums: [Cusum; Symptom::ALL.len()],
@@ -87,7 +89,7 @@ impl Pair {
             family,
             config,
             reference: Reference::default(),
-            deviating: Reference::default(),
+            deviating: VecDeque::new(),
             deviating_since_ms: None,
             clean: 0,
             cusums: [Cusum::default(); Symptom::ALL.len()],
@@ -125,6 +127,7 @@ impl Pair {
         self.recent.push(Scored { observation, z, verdict: None });
         let mut verdicts = Verdicts { from_ms: start_ms, diagnoses: Vec::new(), shift: None };
         if let Some(finding) = self.scene().find() {
+            self.attribute(&finding);
             verdicts.diagnoses = self.label(&finding);
             verdicts.from_ms = verdicts.diagnoses.first().map_or(start_ms, |first| first.window_start_ms);
         }
@@ -146,7 +149,7 @@ impl Pair {
             family: self.family,
             standing: self.standing(),
             window_start_ms: self.newest_ms()?,
-            usual: self.reference.usual_values(&self.config),
+            usual: self.reference.usual_values(),
             diagnosis: self.diagnosis.clone(),
         })
     }
@@ -178,44 +181,31 @@ impl Pair {
     }
 
     fn step(&mut self, observation: &Observation, z: &[Option<f64>; Symptom::ALL.len()]) {
-        let config = self.config;
         for symptom in Symptom::ALL {
             let cusum = &mut self.cusums[symptom.place()];
             match (symptom, z[symptom.place()]) {
                 (Symptom::Failures(stage), Some(_)) => {
                     let (failed, tried) = observation.failures(stage);
-                    let gain = failed as f64 * (config.errors_fault / config.errors_usual).ln()
-                        + (tried - failed) as f64
-                            * ((1.0 - config.errors_fault) / (1.0 - config.errors_usual)).ln();
-                    let is_high = failed as f64 >= config.errors_share_min * tried as f64 && failed > 0;
-                    cusum.step(&config, gain, is_high, config.errors_alarm);
+                    cusum.fail(&self.config, failed, tried);
                 }
                 // An earlier stage failed every time: that says nothing about this one.
                 (Symptom::Failures(_), None) => {}
-                (_, Some(z)) => {
-                    let gain = z.clamp(config.z_min, config.z_max) - config.slack;
-                    cusum.step(&config, gain, z > config.slack, config.alarm);
-                }
-                (_, None) => cusum.step(&config, -config.slack, false, config.alarm),
+                (_, z) => cusum.deviate(&self.config, z),
             }
         }
     }
 
     fn scene(&self) -> Scene<'_> {
-        let last = self.recent.len() - 1;
-        let abnormal = Symptom::ALL
-            .into_iter()
-            .filter(|symptom| self.cusums[symptom.place()].is_abnormal(&self.config))
-            .filter(|symptom| self.belongs(last, *symptom, self.level(last, *symptom)))
-            .collect();
-        let alarmed =
-            Symptom::ALL.into_iter().filter(|symptom| self.cusums[symptom.place()].is_alarmed()).collect();
+        let those = |is: &dyn Fn(&Cusum) -> bool| {
+            Symptom::ALL.into_iter().filter(|symptom| is(&self.cusums[symptom.place()])).collect()
+        };
         Scene {
             config: &self.config,
             reference: &self.reference,
             windows: &self.recent,
-            abnormal,
-            alarmed,
+            abnormal: those(&|cusum| cusum.is_abnormal(&self.config)),
+            alarmed: those(&Cusum::is_alarmed),
+            established: those(&|cusum| cusum.is_established(self.config.alarm)),
             before: self.standing_verdict().map(|(cause, _)| cause),
         }
     }
@@ -225,28 +215,22 @@ impl Pair {
         self.recent.iter().rev().skip(1).take(CONTINUES_WINDOWS).find_map(|window| window.verdict)
     }
 
-    /// Usual size of a deviation in the windows before a place.
-    fn level(&self, place: usize, symptom: Symptom) -> Option<f64> {
-        let mut before: Vec<f64> = self.recent[..place]
-            .iter()
-            .rev()
-            .filter_map(|window| window.z[symptom.place()])
-            .filter(|z| *z > self.config.slack)
-            .take(LEVEL_WINDOWS)
-            .collect();
-        (!before.is_empty()).then(|| median(&mut before))
-    }
-
-    /// Whether a window shows a symptom about as clearly as the fault of that size does.
-    fn belongs(&self, place: usize, symptom: Symptom, level: Option<f64>) -> bool {
-        let window = &self.recent[place];
-        let Some(z) = window.z[symptom.place()] else { return false };
+    /// Whether a window shows a symptom about as clearly as the fault at hand does.
+    fn belongs(&self, window: &Scored, symptom: Symptom) -> bool {
         if let Symptom::Failures(stage) = symptom {
             let (failed, tried) = window.observation.failures(stage);
             return failed > 0 && failed as f64 >= self.config.errors_share_min * tried as f64;
         }
-        let least = level.map_or(0.0, |level| level * self.config.same_fault_share);
-        z > self.config.slack && z >= least
+        let least = self.cusums[symptom.place()].least_of_fault(&self.config);
+        window.z[symptom.place()].is_some_and(|z| z > least)
+    }
+
+    /// What had built up in consequences belongs to their cause: they must not outlast it.
+    fn attribute(&mut self, finding: &Finding) {
+        for symptom in &finding.explained {
+            self.cusums[symptom.place()].hand_over();
+        }
+        self.cusums[finding.cause.symptom().place()].raise(&self.config);
     }
 
     /// Gives the newest window its label, and the windows just before it that show the same.
@@ -257,10 +241,9 @@ impl Pair {
         let since_ms = match self.standing_verdict() {
             Some((cause, since_ms)) if cause.is_same(finding.cause) => since_ms,
             _ => {
-                let level = self.level(last + 1, symptom);
                 while first > 0
                     && self.recent[first - 1].verdict.is_none()
-                    && self.belongs(first - 1, symptom, level)
+                    && self.belongs(&self.recent[first - 1], symptom)
                 {
                     first -= 1;
                 }
@@ -364,7 +347,7 @@ impl Pair {
             }
             (_, Some(measure)) => (
                 window.observation.reading(measure).map_or(0.0, |reading| f64::from(reading.value)),
-                self.reference.usual_value(&self.config, measure).unwrap_or(0.0),
+                self.reference.usual_value(measure).unwrap_or(0.0),
             ),
             (_, None) => (0.0, 0.0),
         };
@@ -388,13 +371,19 @@ impl Pair {
         let config = self.config;
         let newest = self.recent.last()?;
         let (start_ms, readings) = (newest.observation.window_start_ms, newest.observation.readings);
+        // Leaving out every window that is a little high would make what is usual ever lower and narrower,
+        // and lose sight of a slow swing. Few of them do no harm to a median.
         let off: Vec<Symptom> = Symptom::DEVIATIONS
             .into_iter()
-            .filter(|symptom| self.cusums[symptom.place()].is_abnormal(&config))
+            .filter(|symptom| {
+                let cusum = &self.cusums[symptom.place()];
+                let is_wild = newest.z[symptom.place()].is_some_and(|z| z >= config.z_max);
+                cusum.is_abnormal(&config) && (cusum.is_established(config.alarm) || is_wild)
+            })
             .collect();
         if !off.is_empty() {
             self.clean = 0;
-            self.deviating.learn(&config, &readings);
+            push_bounded(&config, &mut self.deviating, &readings);
             let since_ms = *self.deviating_since_ms.get_or_insert(start_ms);
             let is_lasting = start_ms - since_ms >= config.relearn_ms
                 && self.deviating.len() >= config.reference_windows_min;
@@ -415,7 +404,7 @@ impl Pair {
 
     fn relearn(&mut self, window_start_ms: UnixMs, since_ms: UnixMs, off: &[Symptom]) -> LevelShift {
         let before = std::mem::take(&mut self.reference);
-        self.reference = std::mem::take(&mut self.deviating);
+        self.reference = Reference::of(&self.config, std::mem::take(&mut self.deviating));
         self.deviating_since_ms = None;
         for symptom in Symptom::DEVIATIONS {
             self.cusums[symptom.place()] = Cusum::default();
@@ -424,8 +413,8 @@ impl Pair {
             .iter()
             .filter_map(|symptom| {
                 let measure = symptom.measure()?;
-                let from = before.usual_value(&self.config, measure)?;
-                Some((measure, from, self.reference.usual_value(&self.config, measure)?))
+                let from = before.usual_value(measure)?;
+                Some((measure, from, self.reference.usual_value(measure)?))
             })
             .collect();
         LevelShift { window_start_ms, since_ms, changes }
