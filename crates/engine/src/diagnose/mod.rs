@@ -59,6 +59,9 @@ pub struct Config {
     pub reference_windows_min: usize,
     /// The deviation of few windows is underestimated; it is multiplied by 1 + this / windows.
     pub few_windows_allowance: f64,
+    /// The median of few measurements is now and then far off; the deviation is multiplied by 1 + this /
+    /// measurements in a window.
+    pub few_samples_allowance: f64,
     /// Added to times before the logarithm, ms: on a fast network the same factor is a smaller matter.
     pub log_offset_ms: f64,
     /// Smallest deviation of TCP connects and round trips, log units. Design: 6 %.
@@ -114,7 +117,8 @@ impl Default for Config {
         Self {
             reference_windows: 60,
             reference_windows_min: 8,
-            few_windows_allowance: 4.0,
+            few_windows_allowance: 6.0,
+            few_samples_allowance: 1.0,
             log_offset_ms: 5.0,
             network_floor: 0.06,
             dns_floor: 0.40,

@@ -94,7 +94,9 @@ impl Reference {
         let count = values.len() as f64;
         let center = median(&mut values);
         let mut distances: Vec<f64> = values.iter().map(|value| (value - center).abs()).collect();
-        let spread = MAD_TO_SIGMA * median(&mut distances) * (1.0 + config.few_windows_allowance / count);
+        let few_windows = 1.0 + config.few_windows_allowance / count;
+        let few_samples = 1.0 + config.few_samples_allowance / samples.max(1.0);
+        let spread = MAD_TO_SIGMA * median(&mut distances) * few_windows * few_samples;
         let usual_tcp_ms = self.usual_value(Measure::Tcp).unwrap_or(0.0);
         Some(Usual { center, deviation: spread.max(symptom.floor(config, usual_tcp_ms)), samples })
     }
