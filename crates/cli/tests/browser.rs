@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use caelum_testkit::{
     browser::Browser,
+    event::{ndjson, now_ms},
     server::{PASSWORD, Plan, Server},
+    story::{CASES, PROBE, Story},
     target::{Script, Target},
     wait,
 };
@@ -99,5 +101,34 @@ async fn a_target_added_on_the_page_is_soon_measured() {
     })
     .await;
     assert_calm(&browser, "targets").await;
+    browser.close().await.expect("closes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_became_slow_is_named_with_its_stage_on_the_open_page() {
+    let server = Plan::new(env!("CARGO_BIN_EXE_caelum")).start().expect("the server starts");
+    let browser = Browser::start(1440, 900).await.expect("a browser starts");
+    sign_in(&browser, &server).await;
+    let case = CASES.into_iter().find(|case| case.label == Some("Server-bound")).expect("one is");
+    browser.client.goto(&format!("{}/network?probe={PROBE}", server.https())).await.expect("goes there");
+    let calm = text(&browser, "[data-live=verdicts]").await;
+    assert!(!calm.contains("Server-bound"), "{calm}");
+
+    // The page is open while the events come in; the verdict appears on it without a reload.
+    let story = Story::until(now_ms(), 0);
+    let sender = server.api().expect("a client").with_token(&server.token("ingest").expect("a token"));
+    for part in story.events.chunks(500) {
+        let (status, answer) =
+            sender.post_events("application/x-ndjson", ndjson(part)).await.expect("answered");
+        assert_eq!(status, 202, "{answer}");
+    }
+    let host = case.url().trim_start_matches("https://").trim_end_matches('/').to_owned();
+    let row = format!("//li[@class='incident'][contains(., 'Server-bound')][contains(., '{host}')]");
+    let row = browser.client.wait().at_most(APPEARS).for_element(Locator::XPath(&row)).await;
+    let sentence = row.expect("the verdict appears").text().await.expect("has a text");
+    assert!(sentence.contains("confident"), "{sentence}");
+    let listed = text(&browser, "[data-live=verdicts]").await;
+    assert!(!listed.contains("healthy"), "{listed}");
+    assert_calm(&browser, "the network page").await;
     browser.close().await.expect("closes");
 }

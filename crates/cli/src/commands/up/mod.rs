@@ -153,6 +153,7 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
             allow_plaintext: config.tls.plaintext == Plaintext::Allow,
             history_hours: config.agent.history_hours,
         },
+        stop: stop.clone(),
         thresholds,
     });
 
