@@ -49,7 +49,7 @@ async fn a_target_that_becomes_slow_at_one_stage_gets_that_verdict_and_no_other(
         .filter_map(|case| Some((case.url(), BTreeSet::from([case.label?.to_owned()]))))
         .collect();
     let found =
-        wait::until_answered("every slow target has its verdict", Duration::from_secs(30), async || {
+        wait::until_answered("every slow target has its verdict", Duration::from_secs(90), async || {
             let found = diagnoses(&person, story.start_ms).await;
             (labels_by_target(&found).len() >= expected.len()).then_some(found)
         })
