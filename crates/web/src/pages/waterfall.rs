@@ -60,6 +60,23 @@ fn blames(verdict: &Diagnosis, stage: Measure) -> bool {
     }
 }
 
+/// The usual time of a whole measurement: what is usual for each of its stages together, where all of them
+/// are known, or the round trip of a pair that has no stages.
+fn usual_whole(pair: &PairNow) -> Option<f64> {
+    if let Some(total) = pair.usual(Measure::Total) {
+        return Some(total);
+    }
+    let measured: Vec<Measure> = STAGES
+        .iter()
+        .map(|(measure, ..)| *measure)
+        .filter(|measure| pair.recent.median(*measure).is_some())
+        .collect();
+    if measured.is_empty() {
+        return pair.usual(Measure::Rtt);
+    }
+    measured.into_iter().map(|measure| pair.usual(measure)).sum()
+}
+
 /// Where the time goes, for each target of the chosen probe.
 pub fn block(picture: &Picture, choice: &Choice) -> Block {
     let selected = network::chosen(picture, choice);
@@ -70,13 +87,12 @@ pub fn block(picture: &Picture, choice: &Choice) -> Block {
         .filter(|pair| pair.pair.client_id.as_str() == probe && network::whole_ms(pair).is_some())
         .collect();
     of_probe.sort_by_key(|pair| (network::order(picture, &pair.pair.target), pair.pair.family));
-    let usual_of = |pair: &PairNow| pair.usual(Measure::Total).or_else(|| pair.usual(Measure::Rtt));
     let sum_of = |pair: &PairNow| -> f64 {
         let stages: f64 = STAGES.iter().filter_map(|(measure, ..)| pair.recent.median(*measure)).sum();
         if stages > 0.0 { stages } else { network::whole_ms(pair).unwrap_or(0.0) }
     };
     let longest =
-        of_probe.iter().flat_map(|pair| [Some(sum_of(pair)), usual_of(pair)]).flatten().fold(0.0, f64::max);
+        of_probe.iter().flat_map(|pair| [Some(sum_of(pair)), usual_whole(pair)]).flatten().fold(0.0, f64::max);
     let scale = axis_end(longest);
     let falls = of_probe.iter().map(|pair| {
         let share = |ms: f64| format!("{:.2}", (ms / scale * 100.0).clamp(0.0, 100.0));
@@ -93,7 +109,7 @@ pub fn block(picture: &Picture, choice: &Choice) -> Block {
             stages.push(stage(verdict, Measure::Rtt, "st-tcp", "round trip", ms, &share));
         }
         let whole = network::whole_ms(pair).unwrap_or(0.0);
-        let usual = usual_of(pair);
+        let usual = usual_whole(pair);
         let quantity = format::milliseconds(whole);
         let off =
             usual.map(|usual| whole - usual).filter(|delta| delta.abs() >= 1.0 && delta.abs() > whole * 0.15);
