@@ -11,5 +11,6 @@ pub mod event;
 pub mod measure;
 pub mod process;
 pub mod server;
+pub mod story;
 pub mod target;
 pub mod wait;

@@ -4,7 +4,10 @@
 //! well becomes slow at one stage.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -38,6 +41,7 @@ impl Default for Script {
 #[derive(Debug)]
 pub struct Target {
     script: Arc<Mutex<Script>>,
+    answered: Arc<AtomicU64>,
     url: String,
     accepting: JoinHandle<()>,
 }
@@ -48,20 +52,26 @@ impl Target {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("listen as a target")?;
         let url = format!("http://{}/", listener.local_addr().context("find the target's port")?);
         let script = Arc::new(Mutex::new(script));
-        let shared = Arc::clone(&script);
+        let answered = Arc::new(AtomicU64::new(0));
+        let shared = (Arc::clone(&script), Arc::clone(&answered));
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let shared = Arc::clone(&shared);
+                let (script, answered) = shared.clone();
                 // A client that goes away ends its own conversation only.
-                tokio::spawn(async move { drop(converse(stream, &shared).await) });
+                tokio::spawn(async move { drop(converse(stream, &script, &answered).await) });
             }
         });
-        Ok(Self { script, url, accepting })
+        Ok(Self { script, answered, url, accepting })
     }
 
     /// Its address.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Requests answered so far.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::SeqCst)
     }
 
     /// Behaves differently from the next request on.
@@ -76,7 +86,11 @@ impl Drop for Target {
     }
 }
 
-async fn converse(mut stream: TcpStream, script: &Mutex<Script>) -> std::io::Result<()> {
+async fn converse(
+    mut stream: TcpStream,
+    script: &Mutex<Script>,
+    answered: &AtomicU64,
+) -> std::io::Result<()> {
     let mut request = Vec::new();
     while read_request(&mut stream, &mut request).await? {
         let script = *script.lock().expect("no code panics while it holds this lock");
@@ -88,6 +102,7 @@ async fn converse(mut stream: TcpStream, script: &Mutex<Script>) -> std::io::Res
             format!("HTTP/1.1 {} Scripted\r\ncontent-length: {}\r\n\r\n", script.status, script.body_bytes);
         stream.write_all(head.as_bytes()).await?;
         stream.write_all(&vec![b'x'; script.body_bytes]).await?;
+        answered.fetch_add(1, Ordering::SeqCst);
     }
     Ok(())
 }

@@ -97,7 +97,7 @@ fn a_taken_port_names_its_holder_and_the_way_out() {
     let said = second.log();
     assert_eq!(status.code(), Some(69), "{said}");
     assert!(said.contains(&format!("process {pid}")) && said.contains("caelum"), "{said}");
-    assert!(said.contains("--server-listen"), "{said}");
+    assert!(said.contains("--listen 127.0.0.1:PORT"), "{said}");
 }
 
 #[test]

@@ -214,9 +214,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_ipv6_wildcard_takes_ipv4_connections_too() {
-        let listener = bind("[::]:0".parse().unwrap()).unwrap();
-        let port = listener.local_addr().unwrap().port();
+    async fn the_ipv6_wildcard_leaves_ipv4_to_a_socket_of_its_own() {
+        let six = bind("[::]:0".parse().unwrap()).unwrap();
+        let port = six.local_addr().unwrap().port();
+        let four = bind(SocketAddr::from(([0, 0, 0, 0], port))).unwrap();
+        tokio::net::TcpStream::connect(("::1", port)).await.unwrap();
         tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        drop((six, four));
     }
 }

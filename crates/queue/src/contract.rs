@@ -62,6 +62,8 @@ async fn offsets_grow_and_are_never_used_twice(fixture: &dyn Fixture) {
     let queue = fixture.open(MAX_BYTES);
     let second = queue.append(vec![record(1, "c")]).await.expect("appended");
     assert!(second[0] > first[1], "{second:?} after {first:?}");
+    assert!(queue.newest(PartitionId(1)).is_none_or(|newest| newest == second[0]));
+    assert!(queue.newest(PartitionId(2)).is_none_or(|newest| newest == Offset(0)));
 }
 
 async fn a_read_gives_records_after_an_offset_in_order_and_again(fixture: &dyn Fixture) {

@@ -116,6 +116,10 @@ pub trait Queue: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Record>, QueueError>;
 
+    /// The newest durable offset of a partition, where that is known without asking a backend; none means
+    /// that a read must tell. It may be newer than a read begun before, never older.
+    fn newest(&self, partition: PartitionId) -> Option<Offset>;
+
     /// Forgets records of a partition through an offset.
     async fn trim(&self, partition: PartitionId, through: Offset) -> Result<(), QueueError>;
 

@@ -178,6 +178,9 @@ struct Owned {
 impl Owned {
     /// Folds one read's worth of records. Answers whether there may be more.
     async fn fold_available(&mut self, aggregator: &Aggregator) -> anyhow::Result<bool> {
+        if aggregator.queue.newest(self.id).is_some_and(|newest| newest <= self.folded) {
+            return Ok(false);
+        }
         let records = aggregator.queue.read(self.id, self.folded, READ_MAX).await?;
         let may_be_more = records.len() == READ_MAX;
         for record in records {

@@ -34,7 +34,11 @@ pub async fn security_headers(request: Request, next: Next) -> Response {
 /// Refuses writes that a browser sends with a session cookie from another site's page.
 pub async fn same_origin(request: Request, next: Next) -> Response {
     let is_write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if is_write && auth::has_session_cookie(request.headers()) && !is_own_page(request.headers()) {
+    let authority = request.uri().authority().map(|authority| authority.as_str().to_owned());
+    if is_write
+        && auth::has_session_cookie(request.headers())
+        && !is_own_page(request.headers(), authority.as_deref())
+    {
         let reason = "the request comes from another site's page".to_owned();
         return ApiError::ForbiddenBecause("cross_origin", reason).into_response();
     }
@@ -42,12 +46,13 @@ pub async fn same_origin(request: Request, next: Next) -> Response {
 }
 
 /// Whether a browser says that the request comes from a page of this server. A program that is no browser
-/// says neither, and has no session cookie unless it put it there itself.
-fn is_own_page(headers: &HeaderMap) -> bool {
+/// says neither, and has no session cookie unless it put it there itself. HTTP/2 has no `Host` header; there
+/// the authority of the address says whom the request is for.
+fn is_own_page(headers: &HeaderMap, authority: Option<&str>) -> bool {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     if let Some(origin) = text(header::ORIGIN) {
         let host = origin.split_once("://").map(|(_, host)| host);
-        return host.is_some() && host == text(header::HOST);
+        return host.is_some() && host == authority.or(text(header::HOST));
     }
     !matches!(text(header::HeaderName::from_static("sec-fetch-site")), Some("cross-site" | "same-site"))
 }
@@ -67,10 +72,17 @@ mod tests {
 
     #[test]
     fn only_a_page_of_this_server_is_its_own() {
-        assert!(is_own_page(&headers(&[("host", "a:8080"), ("origin", "https://a:8080")])));
-        assert!(!is_own_page(&headers(&[("host", "a:8080"), ("origin", "https://b:8080")])));
-        assert!(!is_own_page(&headers(&[("host", "a:8080"), ("origin", "null")])));
-        assert!(!is_own_page(&headers(&[("host", "a"), ("sec-fetch-site", "cross-site")])));
-        assert!(is_own_page(&headers(&[("host", "a")])));
+        assert!(is_own_page(&headers(&[("host", "a:8080"), ("origin", "https://a:8080")]), None));
+        assert!(!is_own_page(&headers(&[("host", "a:8080"), ("origin", "https://b:8080")]), None));
+        assert!(!is_own_page(&headers(&[("host", "a:8080"), ("origin", "null")]), None));
+        assert!(!is_own_page(&headers(&[("host", "a"), ("sec-fetch-site", "cross-site")]), None));
+        assert!(is_own_page(&headers(&[("host", "a")]), None));
+    }
+
+    #[test]
+    fn a_page_over_http_2_is_known_by_the_authority() {
+        assert!(is_own_page(&headers(&[("origin", "https://a:8080")]), Some("a:8080")));
+        assert!(!is_own_page(&headers(&[("origin", "https://b:8080")]), Some("a:8080")));
+        assert!(!is_own_page(&headers(&[("origin", "https://a:8080")]), None));
     }
 }

@@ -9,6 +9,7 @@ use caelum_queue::Queue;
 use caelum_roles::{bus::Bus, ingest::Ingest};
 use caelum_store::Store;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 /// Password checks at once: each takes 20 MB for a moment.
 const PASSWORD_CHECKS_MAX: usize = 1;
@@ -50,6 +51,8 @@ pub struct State {
     pub certificate_fingerprint: String,
     /// Settings of the HTTP side.
     pub settings: Settings,
+    /// Told when the process is to end: what lasts, such as a live page, ends by itself then.
+    pub stop: CancellationToken,
     /// Thresholds in force.
     pub thresholds: RwLock<Thresholds>,
     pub(crate) lockout: Mutex<Lockout>,
@@ -76,6 +79,8 @@ pub struct Parts {
     pub certificate_fingerprint: String,
     /// Settings of the HTTP side.
     pub settings: Settings,
+    /// Told when the process is to end.
+    pub stop: CancellationToken,
     /// Thresholds in force at the start.
     pub thresholds: Thresholds,
 }
@@ -95,6 +100,7 @@ impl State {
             version: env!("CARGO_PKG_VERSION"),
             certificate_fingerprint: parts.certificate_fingerprint,
             settings: parts.settings,
+            stop: parts.stop,
             thresholds: RwLock::new(parts.thresholds),
             lockout: Mutex::default(),
             password_checks: Semaphore::new(PASSWORD_CHECKS_MAX),

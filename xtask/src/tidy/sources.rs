@@ -207,7 +207,13 @@ fn first_test_line(name: &str, bare: &str) -> usize {
     if is_test_file || name.starts_with("testkit/") {
         return 0;
     }
-    bare.lines().position(|line| line.trim_start().starts_with("#[cfg(test)]")).unwrap_or(usize::MAX)
+    let lines: Vec<&str> = bare.lines().map(str::trim).collect();
+    // A module in a file of its own is only declared here; the file says itself that it is tests.
+    let begins = |at: usize| {
+        let declares = lines.get(at + 1).is_some_and(|next| next.starts_with("mod ") && next.ends_with(';'));
+        lines[at].starts_with("#[cfg(test)]") && !declares
+    };
+    (0..lines.len()).find(|at| begins(*at)).unwrap_or(usize::MAX)
 }
 
 fn applies(scope: Scope, name: &str, is_test: bool) -> bool {

@@ -18,6 +18,7 @@
 //! It does not compress (the caller's records are compressed), and it does not know who reads.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -83,6 +84,8 @@ struct Gauge {
     records: AtomicU64,
     events: AtomicU64,
     bytes: AtomicU64,
+    /// Newest position of each partition that was ever written to.
+    newest: Mutex<BTreeMap<PartitionId, Offset>>,
 }
 
 /// The embedded queue.
@@ -122,9 +125,17 @@ impl Embedded {
                     records: AtomicU64::new(row.get::<_, i64>(0)?.unsigned_abs()),
                     events: AtomicU64::new(row.get::<_, i64>(1)?.unsigned_abs()),
                     bytes: AtomicU64::new(row.get::<_, i64>(2)?.unsigned_abs()),
+                    newest: Mutex::default(),
                 })
             },
         )?;
+        let heads = reader
+            .prepare("select partition, position from heads")?
+            .query_map([], |row| {
+                Ok((PartitionId(row.get(0)?), Offset(row.get::<_, i64>(1)?.cast_unsigned())))
+            })?
+            .collect::<rusqlite::Result<BTreeMap<_, _>>>()?;
+        *gauge.newest.lock().expect("nobody else has it yet") = heads;
         let gauge = Arc::new(gauge);
         let (jobs, waiting) = mpsc::sync_channel(APPENDS_WAITING_MAX);
         let (tell, appended) = watch::channel(0);
@@ -193,6 +204,11 @@ impl Queue for Embedded {
             Ok(Some(result)) => result.map_err(|source| QueueError::Backend { operation, source }),
             Ok(None) | Err(_) => Err(QueueError::Closed { operation }),
         }
+    }
+
+    fn newest(&self, partition: PartitionId) -> Option<Offset> {
+        let newest = self.gauge.newest.lock().expect("no code panics while it holds this lock");
+        Some(newest.get(&partition).copied().unwrap_or_default())
     }
 
     async fn trim(&self, partition: PartitionId, through: Offset) -> Result<(), QueueError> {
@@ -305,6 +321,12 @@ fn commit_group(connection: &mut Connection, group: Vec<Job>, gauge: &Gauge, tel
                 gauge.records.fetch_add(records.len() as u64, Ordering::Relaxed);
                 gauge.events.fetch_add(events, Ordering::Relaxed);
                 gauge.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                {
+                    let mut newest = gauge.newest.lock().expect("no code panics while it holds this lock");
+                    for (record, offset) in records.iter().zip(offsets) {
+                        newest.insert(record.partition, *offset);
+                    }
+                }
                 appended = true;
                 drop(reply.send(Ok(offsets.clone())));
             }

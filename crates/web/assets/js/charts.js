@@ -35,6 +35,7 @@ export function start() {
 
 /** Takes points of a live update: `{chart: {t, v, now}}` with the window they are for. */
 export function take(message) {
+  let zone = null;
   for (const [name, points] of Object.entries(message.charts)) {
     const chart = charts.get(name);
     if (!chart) {
@@ -49,12 +50,15 @@ export function take(message) {
     const drop = Math.max(0, chart.data.t.findIndex((t) => t >= message.from));
     const join = (now, more) => [...now.slice(drop, kept), ...more];
     chart.data = { t: join(chart.data.t, points.t), v: chart.data.v.map((line, i) => join(line, points.v[i])) };
+    zone = chart.settings;
     chart.settings.from = message.from;
     chart.settings.to = message.to;
     chart.now = points.now;
     setNow(name, points.now);
     update(chart);
   }
+  const window = document.querySelector("[data-window]");
+  if (window && zone) window.textContent = `${clock(message.from, zone)} to ${clock(message.to, zone)}`;
 }
 
 function setNow(name, text) {
@@ -90,8 +94,9 @@ function ends(chart) {
   if (max !== null) return [min, max];
   const values = chart.data.v.flat().filter((value) => value !== null);
   const highest = values.length ? Math.max(...values) : 0;
+  if (kind === "celsius" && !values.length) return [0, 100];
   if (kind === "celsius") {
-    const lowest = values.length ? Math.min(...values) : 0;
+    const lowest = Math.min(...values);
     const top = Math.max(highest, chart.settings.limit ?? highest);
     return [Math.floor(lowest / 10) * 10 - 10, Math.ceil(top / 10) * 10 + 5];
   }
@@ -134,10 +139,12 @@ function tickTexts(kind, splits) {
   });
 }
 
-function clock(seconds, span) {
-  const at = new Date(seconds * 1000);
-  if (span > 172_800) return at.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
-  return at.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+/** Clock times are the server's, so that a chart agrees with the sentences around it. */
+function clock(seconds, { from, to, offset }) {
+  const at = new Date((seconds + offset) * 1000);
+  const timeZone = "UTC";
+  if (to - from > 172_800) return at.toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone });
+  return at.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", timeZone });
 }
 
 function draw(element) {
@@ -189,9 +196,9 @@ function build(chart) {
         splits: () => [settings.from, (settings.from + settings.to) / 2, settings.to],
         values: () => ["", "", ""],
       },
-      { show: true, size: 0, stroke: axis, grid: { stroke: grid, width: 1 }, ticks: { show: false }, splits, values: () => [] },
+      { show: true, size: 0, stroke: axis, grid: { stroke: grid, width: 1 }, ticks: { show: false }, splits: () => [ends(chart)[0], ...splits()], values: () => [] },
     ],
-    series: [{}, ...settings.lines.map(([label, look]) => ({ label, spanGaps: false, points: { show: false }, ...LOOKS[look]() }))],
+    series: [{}, ...settings.lines.map(([label, look]) => ({ label, spanGaps: false, points: { size: 3, filter: lonely }, ...LOOKS[look]() }))],
     hooks: {
       drawClear: [(plot) => tintRegions(plot, settings)],
       draw: [(plot) => { writeAxes(plot, chart, splits(), axis, font); drawLimit(plot, settings); }],
@@ -204,6 +211,13 @@ function build(chart) {
   element.dataset.drawn = "";
   area.querySelector(".void")?.toggleAttribute("hidden", chart.data.v.some((line) => line.some((value) => value !== null)));
   charts.set(name, chart);
+}
+
+/** A point without neighbours would draw no line, so it is drawn itself. */
+function lonely(plot, series, show) {
+  const values = plot.data[series];
+  const alone = (value, i) => value !== null && (values[i - 1] ?? null) === null && (values[i + 1] ?? null) === null;
+  return values.flatMap((value, i) => (alone(value, i) ? [i] : []));
 }
 
 function update(chart) {
@@ -247,7 +261,8 @@ function drawLimit(plot, { limit }) {
 function writeAxes(plot, chart, splits, axis, font) {
   const { ctx, bbox } = plot;
   const ratio = devicePixelRatio;
-  const { from, to, kind } = chart.settings;
+  const { settings } = chart;
+  const { from, to, kind } = settings;
   ctx.save();
   ctx.font = font.replace("11px", `${11 * ratio}px`);
   ctx.fillStyle = axis;
@@ -268,9 +283,9 @@ function writeAxes(plot, chart, splits, axis, font) {
   });
   const below = bbox.top + bbox.height + 4 * ratio;
   const middle = (from + to) / 2;
-  write(clock(from, to - from), bbox.left, below, "left", "top");
-  write(clock(middle, to - from), bbox.left + bbox.width / 2, below, "center", "top");
-  write(clock(to, to - from), bbox.left + bbox.width, below, "right", "top");
+  write(clock(from, settings), bbox.left, below, "left", "top");
+  write(clock(middle, settings), bbox.left + bbox.width / 2, below, "center", "top");
+  write(clock(to, settings), bbox.left + bbox.width, below, "right", "top");
   ctx.restore();
 }
 
@@ -282,12 +297,12 @@ function writeCursor(plot, chart) {
     target.textContent = "";
     return;
   }
-  const { kind, from, to, lines } = chart.settings;
+  const { kind, lines } = chart.settings;
   const values = lines
     .map(([, look], index) => [look, plot.data[index + 1][at]])
     .filter(([look]) => look !== "baseline" && look !== "inner" && look !== "outer")
     .map(([, value]) => text(kind, value));
-  target.textContent = `${clock(plot.data[0][at], to - from)} ${values.join(" / ")}, `;
+  target.textContent = `${clock(plot.data[0][at], chart.settings)} ${values.join(" / ")}`;
 }
 
 /** Dragging over a chart chooses the window for the whole page. */

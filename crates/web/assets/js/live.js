@@ -127,8 +127,10 @@ export function togglePause() {
   tick();
 }
 
+/** The server's clock and zone, as everywhere on the page. */
 function clock(ms) {
-  return new Date(ms).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
+  const zone = Number(lamp.dataset.zone);
+  return new Date(ms + zone).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", timeZone: "UTC" });
 }
 
 function age(ms) {

@@ -102,8 +102,8 @@ pub fn percentiles(picture: &Picture, pair: &Pair) -> Plot {
     };
     let lines = vec![
         line("p50", Look::Line, &|slot| slot.median(middle)),
-        line("p90", Look::Inner, &|slot| slot.total_p90),
-        line("p99 or slowest", Look::Outer, &|slot| slot.total_top),
+        line("p90", Look::Inner, &|slot| slot.whole_p90),
+        line("p99 or slowest", Look::Outer, &|slot| slot.whole_top),
     ];
     let newest = lines[0].values.iter().rev().flatten().next();
     let says = match newest {

@@ -181,6 +181,8 @@ pub struct Frame {
     pub live: String,
     /// Now, for the age beside *Live*.
     pub now_ms: i64,
+    /// How far the zone of clock times is ahead of universal time, ms.
+    pub zone_ms: i64,
     /// The newest moment anything was heard.
     pub newest_ms: i64,
     /// The same in words, for pages without a script.
@@ -265,6 +267,7 @@ impl Frame {
             version: scene.version.clone(),
             live,
             now_ms: scene.now_ms,
+            zone_ms: scene.zone.offset_ms(scene.now_ms),
             newest_ms: newest_ms.unwrap_or(0),
             newest: newest_ms
                 .map_or_else(|| "no data yet".to_owned(), |at| format!("as of {}", scene.zone.second(at))),
@@ -336,7 +339,7 @@ fn palette(picture: &Picture) -> Vec<Choices> {
         .map(|pair| Choice {
             href: span.link(&pair_link(pair.pair.client_id.as_str(), &pair.pair.target)),
             name: picture.target_name(&pair.pair.target).to_owned(),
-            note: pair.pair.client_id.to_string(),
+            note: picture.probe_name(pair.pair.client_id.as_str()).to_owned(),
             what: "Target",
             status: Some(pair.status().0),
             icon: "",

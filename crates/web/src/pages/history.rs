@@ -52,12 +52,10 @@ pub struct Reduced {
     pub errors_by_stage: BTreeMap<ErrorStage, u64>,
     /// Medians, by measure.
     medians: [Option<f64>; Measure::ALL.len()],
-    /// Samples of whole measurements.
-    pub total_count: u64,
     /// 90th percentile of whole measurements, ms, from ten samples up.
-    pub total_p90: Option<f64>,
+    pub whole_p90: Option<f64>,
     /// 99th percentile of whole measurements from a hundred samples up, else the slowest, ms.
-    pub total_top: Option<f64>,
+    pub whole_top: Option<f64>,
     /// 95th percentile of the first byte from twenty samples up, else the slowest, ms.
     pub ttfb_p95: Option<f64>,
     /// Mean loss of packet trains, percent.
@@ -107,15 +105,14 @@ impl Reduced {
             reduced.medians[measure as usize] = merged[measure as usize].quantile(0.5);
         }
         let (total, ttfb) = (&merged[Measure::Total as usize], &merged[Measure::Ttfb as usize]);
-        reduced.total_count = total.count();
-        reduced.total_p90 = if total.count() >= 10 { total.quantile(0.9) } else { None };
-        reduced.total_top = if total.count() >= 100 { total.quantile(0.99) } else { total.max() };
-        reduced.ttfb_p95 = if ttfb.count() >= 20 { ttfb.quantile(0.95) } else { ttfb.max() };
-        let loss = &merged[Measure::Loss as usize];
-        reduced.loss = loss.mean();
         // A packet train has no stages, so its round trip stands for the whole measurement.
         let rtt = &merged[Measure::Rtt as usize];
         let whole = if total.count() == 0 { rtt } else { total };
+        reduced.whole_p90 = if whole.count() >= 10 { whole.quantile(0.9) } else { None };
+        reduced.whole_top = if whole.count() >= 100 { whole.quantile(0.99) } else { whole.max() };
+        reduced.ttfb_p95 = if ttfb.count() >= 20 { ttfb.quantile(0.95) } else { ttfb.max() };
+        let loss = &merged[Measure::Loss as usize];
+        reduced.loss = loss.mean();
         reduced.experience = score::experience(whole, reduced.errors);
         reduced.voice = score::voice(rtt, loss);
         reduced
@@ -186,12 +183,15 @@ impl History {
     pub async fn slots(&self, store: &Store, range: Range, now_ms: UnixMs) -> Result<Vec<Slot>, StoreError> {
         // Held while reading, so that several readers of the same stretch wait for one reading.
         let mut memory = self.memory.lock().await;
-        memory.forget_changed(store).await?;
+        memory.forget_changed(store, now_ms).await?;
         let width = range.slot_ms();
         let first = (now_ms - range.length_ms()).div_euclid(width) * width;
-        memory
-            .kept
-            .retain(|(kept_width, start), _| *kept_width != width || (*start >= first && *start <= now_ms));
+        memory.kept.retain(|(kept_width, start), kept| {
+            let end = start + width;
+            // What was merged while the stretch was filling lacks its end.
+            let is_whole = end > now_ms || kept.read_at_ms >= end || width <= CALM_SLOT_MS;
+            *kept_width != width || (*start >= first && *start <= now_ms && is_whole)
+        });
         let starts: Vec<UnixMs> = std::iter::successors(Some(first), |start| Some(start + width))
             .take_while(|start| *start <= now_ms)
             .collect();
@@ -226,7 +226,7 @@ impl History {
 
 impl Memory {
     /// Drops the summaries of stretches in which rows changed since the last look.
-    async fn forget_changed(&mut self, store: &Store) -> Result<(), StoreError> {
+    async fn forget_changed(&mut self, store: &Store, now_ms: UnixMs) -> Result<(), StoreError> {
         let Some(rev) = self.rev else {
             self.rev = Some(store.newest_rev().await?);
             return Ok(());
@@ -239,14 +239,13 @@ impl Memory {
             return Ok(());
         }
         self.rev = Some(last.rev);
-        let newest = changed.iter().map(|row| row.rollup.key.window_start_ms).max().unwrap_or(0);
         for row in &changed {
             let window = row.rollup.key.window_start_ms;
             for range in Range::ALL {
                 let width = range.slot_ms();
                 let start = window.div_euclid(width) * width;
                 // The stretch that is filling right now is renewed by age when it is long.
-                let filling = newest < start + width;
+                let filling = now_ms < start + width;
                 if width <= CALM_SLOT_MS || !filling {
                     self.kept.remove(&(width, start));
                 }
@@ -312,4 +311,110 @@ pub fn by_pair(rows: &[Rollup]) -> Stretch {
         pairs.entry(pair).or_default().push(row);
     }
     pairs.into_iter().map(|(pair, rows)| (pair, Reduced::of(rows))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use caelum_model::{
+        id::{Offset, PartitionId},
+        rollup::{RollupKey, RollupState},
+    };
+    use caelum_store::{Ownership, WindowCommit};
+
+    use super::*;
+
+    const MINUTE: i64 = 60_000;
+    /// The start of a quarter of an hour.
+    const START: i64 = 2_000_000 * 15 * MINUTE;
+
+    struct Fixture {
+        store: Store,
+        owned: Ownership,
+        history: History,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        async fn new() -> Self {
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            let store = Store::open(&directory.path().join("caelum.db")).expect("opens");
+            let owned = store.take_partition(PartitionId(0), "test".into()).await.expect("taken");
+            Self { store, owned, history: History::default(), _directory: directory }
+        }
+
+        /// Stores that a minute has so many measurements of one millisecond.
+        async fn put(&mut self, window_start_ms: UnixMs, count: u64) {
+            let mut total = Histogram::default();
+            for _ in 0..count {
+                total.record(1.0).expect("finite");
+            }
+            let row = Rollup {
+                key: RollupKey {
+                    width_ms: MINUTE_MS,
+                    window_start_ms,
+                    client_id: ClientId::parse("probe").expect("valid"),
+                    target: "tcp://192.0.2.1:1".into(),
+                    family: Family::Any,
+                },
+                partition: PartitionId(0),
+                count_total: count,
+                count_success: count,
+                count_error: 0,
+                errors_by_stage: BTreeMap::new(),
+                errors_by_class: BTreeMap::new(),
+                distributions: [(Measure::Total, total.encode())].into(),
+                late_merged: 0,
+                last: LastSeen::default(),
+                state: RollupState::Provisional,
+                version: 1,
+                updated_at_ms: window_start_ms,
+            };
+            let through = Offset(self.owned.offset.0 + 1);
+            let commit = WindowCommit { rollups: vec![row], ..WindowCommit::default() };
+            self.store.commit_windows(PartitionId(0), self.owned, through, commit).await.expect("stored");
+            self.owned.offset = through;
+        }
+
+        /// Measurements in the newest stretches, newest first.
+        async fn counts<const N: usize>(&self, range: Range, now_ms: UnixMs) -> [u64; N] {
+            let slots = self.history.slots(&self.store, range, now_ms).await.expect("readable");
+            let count = |slot: &Slot| slot.pairs.iter().map(|(_, reduced)| reduced.count).sum();
+            std::array::from_fn(|index| count(&slots[slots.len() - 1 - index]))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_changed_minute_is_read_again_and_the_others_are_kept() {
+        let mut fixture = Fixture::new().await;
+        fixture.put(START, 3).await;
+        fixture.put(START + MINUTE, 4).await;
+        let now = START + MINUTE + 5_000;
+        assert_eq!(fixture.counts(Range::Hour, now).await, [4, 3]);
+        fixture.put(START, 5).await;
+        assert_eq!(fixture.counts(Range::Hour, now).await, [4, 5]);
+    }
+
+    #[tokio::test]
+    async fn minutes_of_a_longer_stretch_are_merged() {
+        let mut fixture = Fixture::new().await;
+        for minute in 0..7 {
+            fixture.put(START + minute * MINUTE, 1).await;
+        }
+        assert_eq!(fixture.counts(Range::SixHours, START + 7 * MINUTE).await, [2, 5]);
+        assert_eq!(fixture.counts(Range::Day, START + 7 * MINUTE).await, [7, 0]);
+    }
+
+    #[tokio::test]
+    async fn a_filling_stretch_is_renewed_by_age_and_is_whole_when_it_is_over() {
+        let mut fixture = Fixture::new().await;
+        fixture.put(START, 1).await;
+        assert_eq!(fixture.counts(Range::Day, START + MINUTE).await, [1]);
+        fixture.put(START + MINUTE, 1).await;
+        assert_eq!(fixture.counts(Range::Day, START + MINUTE + 10_000).await, [1], "not yet old");
+        assert_eq!(fixture.counts(Range::Day, START + MINUTE + 20_000).await, [2]);
+        fixture.put(START + 14 * MINUTE, 1).await;
+        assert_eq!(fixture.counts(Range::Day, START + 15 * MINUTE).await, [0, 3], "over and whole");
+        fixture.put(START + 13 * MINUTE, 1).await;
+        assert_eq!(fixture.counts(Range::Day, START + 16 * MINUTE).await, [0, 4], "late events count");
+    }
 }

@@ -46,7 +46,7 @@ use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{OwnedSemaphorePermit, broadcast},
-    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until},
 };
 
 use super::{
@@ -156,8 +156,9 @@ pub async fn stream(
     response
 }
 
+/// Ticks that begin after one period: the first round of blocks comes by itself.
 fn ticks(period: Duration) -> Interval {
-    let mut ticks = interval(period);
+    let mut ticks = interval_at(Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
 }
@@ -210,17 +211,22 @@ impl Feed {
                 return None;
             }
             let round_is_due = !self.stale.is_empty();
+            let stop = self.state.stop.clone();
             tokio::select! {
                 change = self.changes.recv() => self.note(change),
                 () = sleep_until(self.not_before), if round_is_due => self.round().await,
                 _ = self.heartbeat.tick() => self.beat(),
                 _ = self.look_anyway.tick() => self.stale.extend(Change::ALL),
-                () = sleep_until(self.ends) => {
-                    self.is_over = true;
-                    self.push("bye", String::from("{}"));
-                }
+                () = sleep_until(self.ends) => self.end(),
+                () = stop.cancelled() => self.end(),
             }
         }
+    }
+
+    /// Says goodbye: the page may open another stream at once, and finds out whether anybody is there.
+    fn end(&mut self) {
+        self.is_over = true;
+        self.push("bye", String::from("{}"));
     }
 
     fn note(&mut self, change: Result<Change, broadcast::error::RecvError>) {

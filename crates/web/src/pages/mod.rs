@@ -32,6 +32,7 @@ mod live;
 mod machine;
 mod machines;
 mod mark;
+mod matrix;
 mod network;
 mod overview;
 mod picture;
@@ -40,6 +41,7 @@ mod range;
 mod routes;
 mod settings;
 mod tiles;
+mod waterfall;
 mod words;
 
 #[cfg(test)]

@@ -1,11 +1,7 @@
 //! Network: what do users of these networks experience?
 
 use askama::Template;
-use caelum_model::{
-    diagnosis::{Diagnosis, Label},
-    event::Family,
-    rollup::Measure,
-};
+use caelum_model::{diagnosis::Label, event::Family, rollup::Measure};
 use serde::Deserialize;
 
 use super::{
@@ -14,10 +10,11 @@ use super::{
     frame::{self, Frame, Place, Reader, Theme},
     history,
     mark::Status,
+    matrix,
     overview::{self, Figure, Figures},
     picture::{PairNow, Picture},
     plot::Spark,
-    words,
+    waterfall, words,
 };
 
 /// Blocks of this page, by their names in live updates.
@@ -34,59 +31,8 @@ pub struct Choice {
     pub measure: Option<String>,
 }
 
-/// What the cells of the matrix show.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Shown {
-    #[default]
-    Experience,
-    Latency,
-    Loss,
-    Jitter,
-    Voice,
-    Throughput,
-    Failures,
-}
-
-impl Shown {
-    const ALL: [(Self, &'static str, &'static str); 7] = [
-        (Self::Experience, "experience", "Experience"),
-        (Self::Latency, "latency", "Latency"),
-        (Self::Failures, "failures", "Failures"),
-        (Self::Loss, "loss", "Loss"),
-        (Self::Jitter, "jitter", "Jitter"),
-        (Self::Voice, "voice", "Voice"),
-        (Self::Throughput, "throughput", "Mbit/s"),
-    ];
-
-    fn parse(text: Option<&str>) -> Self {
-        Self::ALL
-            .into_iter()
-            .find(|(_, name, _)| Some(*name) == text)
-            .map_or_else(Self::default, |(shown, ..)| shown)
-    }
-
-    /// The value of a pair and its text without a unit.
-    fn value(self, pair: &PairNow) -> Option<(f64, String)> {
-        let recent = &pair.recent;
-        let median = |measure| recent.median(measure);
-        Some(match self {
-            Self::Experience => recent.experience.map(|score| (score, format!("{score:.0}")))?,
-            Self::Latency => whole_ms(pair).map(|ms| (ms, format::milliseconds(ms).to_string()))?,
-            Self::Loss => recent.loss.map(|loss| (loss, format::percent(loss).to_string()))?,
-            Self::Jitter => median(Measure::Jitter).map(|ms| (ms, format::milliseconds(ms).to_string()))?,
-            Self::Voice => recent.voice.map(|mos| (mos, format!("{mos:.2}")))?,
-            Self::Throughput => {
-                median(Measure::Throughput).map(|kbps| (kbps, format::number(kbps / 1000.0)))?
-            }
-            Self::Failures => {
-                recent.error_percent().map(|share| (share, format::percent(share).to_string()))?
-            }
-        })
-    }
-}
-
 /// The time of a whole measurement: the sum of its stages, or the round trip of a packet train.
-fn whole_ms(pair: &PairNow) -> Option<f64> {
+pub fn whole_ms(pair: &PairNow) -> Option<f64> {
     pair.recent.median(Measure::Total).or_else(|| pair.recent.median(Measure::Rtt))
 }
 
@@ -130,8 +76,8 @@ pub fn page(picture: &Picture, reader: Reader, choice: &Choice) -> impl Template
         frame: Frame::new(picture, reader, Place::Network, "Network", verdict, &path(choice), TOPICS),
         theme,
         figures: figures(picture),
-        matrix: matrix(picture, choice),
-        waterfall: waterfall(picture, choice),
+        matrix: matrix::block(picture, choice),
+        waterfall: waterfall::block(picture, choice),
         verdicts: overview::verdicts(picture),
         percentiles: percentiles(picture, choice),
         voice: voice(picture),
@@ -139,7 +85,8 @@ pub fn page(picture: &Picture, reader: Reader, choice: &Choice) -> impl Template
     }
 }
 
-fn path(choice: &Choice) -> String {
+/// The page's address with a choice.
+pub fn path(choice: &Choice) -> String {
     let query: Vec<String> =
         [("probe", &choice.probe), ("target", &choice.target), ("measure", &choice.measure)]
             .into_iter()
@@ -190,304 +137,13 @@ fn figures(picture: &Picture) -> Block {
     Block::render("figures", "Figures", &Figures { figures, six: true })
 }
 
-struct Head {
-    strong: String,
-    rest: String,
-}
-
-struct Cell {
-    href: String,
-    level: &'static str,
-    heat: u8,
-    icon: Option<&'static str>,
-    word: &'static str,
-    text: String,
-    small: String,
-    selected: bool,
-}
-
-struct MatrixRow {
-    probe: String,
-    resolver: String,
-    cells: Vec<Option<Cell>>,
-}
-
-struct MeasureTab {
-    href: String,
-    name: &'static str,
-    current: bool,
-}
-
-#[derive(Template)]
-#[template(path = "blocks/matrix.html")]
-struct Matrix {
-    heads: Vec<Head>,
-    rows: Vec<MatrixRow>,
-    tabs: Vec<MeasureTab>,
-    pairs: String,
-}
-
-/// Who measures what, and how it stands.
-fn matrix(picture: &Picture, choice: &Choice) -> Block {
-    let span = &picture.scene.span;
-    let shown = Shown::parse(choice.measure.as_deref());
-    let selected = chosen(picture, choice).map(|pair| &pair.pair);
-    let mut columns: Vec<(&str, Family)> =
-        picture.pairs.iter().map(|pair| (pair.pair.target.as_str(), pair.pair.family)).collect();
-    columns.sort_unstable_by_key(|(target, family)| (order(picture, target), *target, *family));
-    columns.dedup();
-    let both = |target: &str| columns.iter().filter(|(other, _)| *other == target).count() > 1;
-    let heads = columns
-        .iter()
-        .map(|(target, family)| {
-            let name = picture.target_name(target);
-            let (strong, rest) = split_name(name);
-            let version = match family {
-                Family::V4 if both(target) => " IPv4",
-                Family::V6 if both(target) => " IPv6",
-                _ => "",
-            };
-            Head { strong, rest: format!("{rest}{version}") }
-        })
-        .collect();
-    let rows = picture
-        .probes()
-        .into_iter()
-        .map(|probe| {
-            let of_probe: Vec<&PairNow> =
-                picture.pairs.iter().filter(|pair| pair.pair.client_id.as_str() == probe).collect();
-            let cells = columns
-                .iter()
-                .map(|(target, family)| {
-                    let pair =
-                        of_probe.iter().find(|p| p.pair.target == *target && p.pair.family == *family)?;
-                    Some(cell(picture, choice, shown, pair, selected == Some(&pair.pair)))
-                })
-                .collect();
-            let newest = of_probe
-                .iter()
-                .filter(|p| p.recent.last.resolver.is_some())
-                .max_by_key(|p| p.recent.last.ts_ms);
-            let resolver = newest.and_then(|pair| pair.recent.last.resolver.as_deref());
-            MatrixRow {
-                probe: probe.to_owned(),
-                resolver: resolver.map_or_else(String::new, |resolver| {
-                    format!("resolver {}", resolver.strip_suffix(":53").unwrap_or(resolver))
-                }),
-                cells,
-            }
-        })
-        .collect();
-    let tabs = Shown::ALL
-        .into_iter()
-        .map(|(measure, name, label)| MeasureTab {
-            href: span.link(&path(&Choice {
-                measure: (measure != Shown::default()).then(|| name.to_owned()),
-                ..choice.clone()
-            })),
-            name: label,
-            current: measure == shown,
-        })
-        .collect();
-    let pairs = format::counted(picture.pairs.len(), "pair", "pairs");
-    Block::render("matrix", "Probes and targets", &Matrix { heads, rows, tabs, pairs })
-}
-
 /// Targets stand in the order of their names, those no longer measured last.
-fn order<'a>(picture: &'a Picture, url: &'a str) -> (bool, &'a str) {
+pub fn order<'a>(picture: &'a Picture, url: &'a str) -> (bool, &'a str) {
     (!picture.targets.iter().any(|target| target.url == url), picture.target_name(url))
 }
 
-/// The first label of a host name apart from the rest, so that narrow columns break there.
-fn split_name(name: &str) -> (String, String) {
-    let is_address = name.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b':'));
-    match name.split_once('.') {
-        Some((first, rest)) if !is_address && !name.contains(' ') && rest.contains('.') => {
-            (first.to_owned(), format!(".{rest}"))
-        }
-        _ => (name.to_owned(), String::new()),
-    }
-}
-
-fn cell(picture: &Picture, choice: &Choice, shown: Shown, pair: &PairNow, selected: bool) -> Cell {
-    let chosen = Choice {
-        probe: Some(pair.pair.client_id.to_string()),
-        target: Some(pair.pair.target.clone()),
-        measure: choice.measure.clone(),
-    };
-    let (status, word) = pair.status();
-    let verdict = pair.verdict();
-    let value = shown.value(pair);
-    let heat = match (shown, &value) {
-        (Shown::Experience, Some((score, _))) if *score < 85.0 => 2,
-        (Shown::Experience, Some((score, _))) if *score < 95.0 => 1,
-        _ => 0,
-    };
-    let no_data = pair.recent.count == 0;
-    Cell {
-        href: picture.scene.span.link(&path(&chosen)),
-        level: if verdict.is_some() {
-            status.level()
-        } else if no_data {
-            "off"
-        } else {
-            ""
-        },
-        heat,
-        icon: verdict.map(|_| status.icon_name()),
-        word,
-        text: match value {
-            Some((_, text)) => text,
-            None if no_data => "no data".to_owned(),
-            None => format::ABSENT.to_owned(),
-        },
-        small: verdict.map_or_else(String::new, |verdict| stage_word(verdict.label).to_owned()),
-        selected,
-    }
-}
-
-/// The stage to blame, in a word that fits a cell.
-fn stage_word(label: Label) -> &'static str {
-    match label {
-        Label::Dns => "DNS",
-        Label::Handshake => "handshake",
-        Label::Server => "server",
-        Label::Throughput => "throughput",
-        Label::Loss => "loss",
-        Label::Path => "path",
-        Label::Unreachable => "no answer",
-    }
-}
-
-struct Stage {
-    class: &'static str,
-    share: String,
-    title: String,
-    says: String,
-}
-
-struct Fall {
-    name: String,
-    href: String,
-    selected: bool,
-    stages: Vec<Stage>,
-    usual: Option<(String, String)>,
-    value: String,
-    unit: &'static str,
-    delta: String,
-    level: &'static str,
-}
-
-#[derive(Template)]
-#[template(path = "blocks/waterfall.html")]
-struct Waterfall {
-    probe: String,
-    falls: Vec<Fall>,
-    ticks: Vec<(String, String)>,
-}
-
-/// The stages in the order they happen, with the name people know.
-const STAGES: [(Measure, &str, &str); 4] = [
-    (Measure::Dns, "st-dns", "DNS"),
-    (Measure::Tcp, "st-tcp", "TCP"),
-    (Measure::Tls, "st-tls", "TLS"),
-    (Measure::Ttfb, "st-wait", "first byte"),
-];
-
-/// Whether a verdict blames a stage.
-fn blames(verdict: &Diagnosis, stage: Measure) -> bool {
-    let tls = verdict.sublabel.as_deref().unwrap_or_default().to_ascii_lowercase().contains("tls");
-    match verdict.label {
-        Label::Dns => stage == Measure::Dns,
-        Label::Handshake => stage == if tls { Measure::Tls } else { Measure::Tcp },
-        Label::Server => stage == Measure::Ttfb,
-        Label::Path | Label::Loss => matches!(stage, Measure::Tcp | Measure::Rtt),
-        Label::Throughput | Label::Unreachable => false,
-    }
-}
-
-/// Where the time goes, for each target of the chosen probe.
-fn waterfall(picture: &Picture, choice: &Choice) -> Block {
-    let selected = chosen(picture, choice);
-    let probe = selected.map_or_else(String::new, |pair| pair.pair.client_id.to_string());
-    let mut of_probe: Vec<&PairNow> = picture
-        .pairs
-        .iter()
-        .filter(|pair| pair.pair.client_id.as_str() == probe && whole_ms(pair).is_some())
-        .collect();
-    of_probe.sort_by_key(|pair| (order(picture, &pair.pair.target), pair.pair.family));
-    let usual_of = |pair: &PairNow| pair.usual(Measure::Total).or_else(|| pair.usual(Measure::Rtt));
-    let sum_of = |pair: &PairNow| -> f64 {
-        let stages: f64 = STAGES.iter().filter_map(|(measure, ..)| pair.recent.median(*measure)).sum();
-        if stages > 0.0 { stages } else { whole_ms(pair).unwrap_or(0.0) }
-    };
-    let longest =
-        of_probe.iter().flat_map(|pair| [Some(sum_of(pair)), usual_of(pair)]).flatten().fold(0.0, f64::max);
-    let scale = axis_end(longest);
-    let falls = of_probe.iter().map(|pair| {
-        let share = |ms: f64| format!("{:.2}", (ms / scale * 100.0).clamp(0.0, 100.0));
-        let verdict = pair.verdict();
-        let mut stages: Vec<Stage> = STAGES
-            .iter()
-            .filter_map(|(measure, class, name)| {
-                Some((*measure, *class, *name, pair.recent.median(*measure)?))
-            })
-            .map(|(measure, class, name, ms)| stage(verdict, measure, class, name, ms, &share))
-            .collect();
-        if stages.is_empty() {
-            let ms = whole_ms(pair).unwrap_or(0.0);
-            stages.push(stage(verdict, Measure::Rtt, "st-tcp", "round trip", ms, &share));
-        }
-        let whole = whole_ms(pair).unwrap_or(0.0);
-        let usual = usual_of(pair);
-        let quantity = format::milliseconds(whole);
-        let off =
-            usual.map(|usual| whole - usual).filter(|delta| delta.abs() >= 1.0 && delta.abs() > whole * 0.15);
-        Fall {
-            name: name_with_family(picture, pair),
-            href: picture.scene.span.link(&path(&Choice {
-                probe: Some(probe.clone()),
-                target: Some(pair.pair.target.clone()),
-                measure: choice.measure.clone(),
-            })),
-            selected: selected.is_some_and(|chosen| chosen.pair == pair.pair),
-            stages,
-            usual: usual.map(|ms| (share(ms), format!("usually {}", format::milliseconds(ms)))),
-            value: quantity.value,
-            unit: quantity.unit,
-            delta: match off {
-                Some(delta) => {
-                    format!("{}\u{a0}{}", if delta > 0.0 { '▴' } else { '▾' }, format::number(delta.abs()))
-                }
-                None if usual.is_some() => "as usual".to_owned(),
-                None => "learning".to_owned(),
-            },
-            level: if verdict.is_some() { pair.status().0.level() } else { "" },
-        }
-    });
-    let template = Waterfall { falls: falls.collect(), probe: probe.clone(), ticks: ticks(scale) };
-    Block::render("waterfall", "Where the time goes", &template)
-}
-
-fn stage(
-    verdict: Option<&Diagnosis>,
-    measure: Measure,
-    class: &'static str,
-    name: &str,
-    ms: f64,
-    share: &dyn Fn(f64) -> String,
-) -> Stage {
-    let guilty = verdict.is_some_and(|verdict| blames(verdict, measure));
-    let title = format!("{name} {}", format::milliseconds(ms));
-    Stage {
-        class: if guilty { "st-bad" } else { class },
-        share: share(ms),
-        says: if guilty { title.clone() } else { String::new() },
-        title,
-    }
-}
-
-fn name_with_family(picture: &Picture, pair: &PairNow) -> String {
+/// A target's name, with the IP version where both are measured.
+pub fn name_with_family(picture: &Picture, pair: &PairNow) -> String {
     let name = picture.target_name(&pair.pair.target);
     let others = picture.pairs.iter().any(|other| {
         other.pair.target == pair.pair.target
@@ -499,33 +155,6 @@ fn name_with_family(picture: &Picture, pair: &PairNow) -> String {
         Family::V6 if others => format!("{name} IPv6"),
         _ => name.to_owned(),
     }
-}
-
-/// A round end of the axis, divisible by four.
-fn axis_end(longest: f64) -> f64 {
-    if longest <= 0.0 {
-        return 1.0;
-    }
-    let power = 10f64.powf(longest.log10().floor());
-    [1.0, 1.2, 1.6, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0]
-        .into_iter()
-        .map(|step| step * power)
-        .find(|end| *end >= longest * 1.02)
-        .unwrap_or(12.0 * power)
-}
-
-fn ticks(end: f64) -> Vec<(String, String)> {
-    [0.0, 0.25, 0.5, 0.75, 1.0]
-        .into_iter()
-        .map(|share| {
-            let text = if share == 1.0 {
-                format::milliseconds(end).to_string()
-            } else {
-                format::number(end * share)
-            };
-            (format!("{:.0}%", share * 100.0), text)
-        })
-        .collect()
 }
 
 #[derive(Template)]
@@ -676,33 +305,12 @@ pub fn block(name: &str, picture: &Picture, choice: &Choice) -> Option<Block> {
     Some(match name {
         "verdict" => frame::heading(&words::network(picture)),
         "figures" => figures(picture),
-        "matrix" => matrix(picture, choice),
-        "waterfall" => waterfall(picture, choice),
+        "matrix" => matrix::block(picture, choice),
+        "waterfall" => waterfall::block(picture, choice),
         "verdicts" => overview::verdicts(picture),
         "percentiles" => percentiles(picture, choice),
         "voice" => voice(picture),
         "resolvers" => resolvers(picture),
         _ => return None,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_name_breaks_after_its_first_label_and_an_address_does_not() {
-        assert_eq!(split_name("app.example.net"), ("app".into(), ".example.net".into()));
-        assert_eq!(split_name("198.51.100.80"), ("198.51.100.80".into(), String::new()));
-        assert_eq!(split_name("Default gateway"), ("Default gateway".into(), String::new()));
-        assert_eq!(split_name("example.net"), ("example.net".into(), String::new()));
-    }
-
-    #[test]
-    fn the_axis_ends_above_the_longest_bar() {
-        for longest in [0.3, 7.0, 21.0, 99.0, 496.0, 980.0, 12_345.0] {
-            let end = axis_end(longest);
-            assert!(end >= longest && end <= longest * 2.0, "{longest} -> {end}");
-        }
-    }
 }

@@ -189,6 +189,12 @@ impl Picture {
         named.map_or_else(|| super::format::short_target(url), |target| &target.name)
     }
 
+    /// A probe's name: that of the machine it runs on, where the machine is known, else its own.
+    pub fn probe_name<'a>(&'a self, client_id: &'a str) -> &'a str {
+        let machine = self.machines.iter().find(|machine| machine.node.node_id.as_str() == client_id);
+        machine.map_or(client_id, |machine| &machine.node.name)
+    }
+
     /// Verdicts that stand now, the worst first, then the oldest.
     pub fn verdicts(&self) -> Vec<(&PairNow, &Diagnosis)> {
         let mut standing: Vec<_> =

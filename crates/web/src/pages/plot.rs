@@ -136,6 +136,8 @@ struct Settings<'a> {
     lines: Vec<(&'a str, Look)>,
     limit: Option<f64>,
     regions: Vec<(f64, f64)>,
+    /// How far the zone of clock times is ahead of universal time, s.
+    offset: i64,
 }
 
 /// Points as they travel: seconds and one list a line.
@@ -150,16 +152,25 @@ pub struct Points {
 }
 
 impl Plot {
-    /// The newest values in words, one a line.
+    /// The newest values in words, with one unit for all.
     pub fn now(&self) -> String {
-        let texts: Vec<_> = self
+        let values: Vec<f64> = self
             .lines
             .iter()
             .filter(|line| !matches!(line.look, Look::Baseline | Look::Inner | Look::Outer))
             .filter_map(|line| line.values.last().copied().flatten())
-            .map(|value| self.kind.text(value))
             .collect();
-        if texts.is_empty() { format::ABSENT.to_owned() } else { texts.join(" / ") }
+        let Some((last, before)) = values.split_last() else { return format::ABSENT.to_owned() };
+        let largest = values.iter().copied().fold(0.0, f64::max);
+        let mut texts: Vec<String> = before.iter().map(|value| self.tick_text(*value, largest)).collect();
+        texts.push(match self.kind {
+            Kind::Rate if !before.is_empty() => {
+                let unit = format::bytes_per_s(largest).unit;
+                format!("{}\u{a0}{unit}", self.tick_text(*last, largest))
+            }
+            kind => kind.text(*last),
+        });
+        texts.join(" / ")
     }
 
     /// The points from a moment on.
@@ -285,6 +296,7 @@ impl Plot {
             max: matches!(self.kind, Kind::Percent | Kind::Score).then_some(high),
             lines: self.lines.iter().map(|line| (line.label, line.look)).collect(),
             limit: self.limit.as_ref().map(|limit| limit.0),
+            offset: zone.offset_ms(self.to_ms) / 1000,
             regions: self.regions.iter().map(|(a, b)| (*a as f64 / 1000.0, *b as f64 / 1000.0)).collect(),
         };
         let empty = !self.lines.iter().any(|line| line.values.iter().any(Option::is_some));
@@ -475,7 +487,7 @@ mod tests {
         let points = plot.points_since(1000);
         assert_eq!(points.t, vec![1, 2]);
         assert_eq!(points.v, vec![vec![None, Some(7.568)]]);
-        assert_eq!(points.now, "3.1\u{a0}%");
+        assert_eq!(points.now, "7.6\u{a0}%");
     }
 
     #[test]

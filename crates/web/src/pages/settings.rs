@@ -192,7 +192,12 @@ fn probes(picture: &Picture) -> Block {
                 |at| format!("heard {} ago", format::duration(scene.now_ms - at)),
             );
             let status = if newest.is_some() { Status::Ok } else { Status::Off };
-            (probe.to_owned(), said, status, format!("{}\u{a0}in 5\u{a0}min", format::count(count)))
+            (
+                picture.probe_name(probe).to_owned(),
+                said,
+                status,
+                format!("{}\u{a0}in 5\u{a0}min", format::count(count)),
+            )
         })
         .collect();
     Block::render("probes", "Probes", &Probes { rows })

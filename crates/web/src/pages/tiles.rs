@@ -9,6 +9,7 @@ use super::{
     format, frame,
     mark::{self, Status, StatusCount},
     picture::{Machine, Picture},
+    words,
 };
 
 /// Tiles shown at most; the table has the rest.
@@ -19,6 +20,7 @@ struct Tile {
     href: String,
     status: Status,
     meters: Option<[Meter; 3]>,
+    load: Option<String>,
     note: String,
 }
 
@@ -75,6 +77,12 @@ pub fn block(picture: &Picture) -> Block {
             href: span.link(&frame::machine_link(&machine.node.name)),
             status: machine.status,
             meters: meters(machine).filter(|_| machine.status != Status::Off),
+            // A load has no meter of its own, and a red tile without a reason would be a riddle.
+            load: machine
+                .issues
+                .iter()
+                .find(|issue| issue.metric == Metric::Load)
+                .map(|issue| words::issue(machine, issue)),
             note: match machine.status {
                 Status::Off => format!("Silent for {}", format::duration(machine.age_ms)),
                 _ => "No sample yet".to_owned(),

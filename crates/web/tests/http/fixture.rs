@@ -75,6 +75,7 @@ impl Fixture {
                 allow_plaintext: false,
                 history_hours: 24,
             },
+            stop: Default::default(),
             thresholds: Thresholds::default(),
         });
         Self { app: caelum_web::app(Arc::clone(&state)), state, clock, _directory: directory }

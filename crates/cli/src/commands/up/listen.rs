@@ -25,7 +25,7 @@ pub(super) fn listen(settings: &Settings) -> Result<Vec<Listener>> {
                 };
                 return Err(Unreachable(format!(
                     "port {} on {} is taken by {holder}: stop that process, or choose another port with \
-                     --server-listen {}:PORT",
+                     --listen {}:PORT",
                     addr.port(),
                     addr.ip(),
                     bracket(addr)

@@ -36,6 +36,7 @@ use caelum_queue::{Embedded, Queue};
 use caelum_roles::{
     aggregator::{self, Aggregator},
     bus::{Bus, Change},
+    diagnoser::Diagnoser,
     ingest::{self, Ingest},
     keeper::Keeper,
     probe::Probe,
@@ -152,10 +153,15 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
             allow_plaintext: config.tls.plaintext == Plaintext::Allow,
             history_hours: config.agent.history_hours,
         },
+        stop: stop.clone(),
         thresholds,
     });
 
     tasks.spawn(aggregator_of(&config, &store, &queue, &bus, &clock).run(stop.clone()));
+    tasks.spawn(
+        Diagnoser { store: Arc::clone(&store), bus: bus.clone(), clock: Arc::clone(&clock) }
+            .run(stop.clone()),
+    );
     tasks.spawn(sampler_of(&config, &identity, &store, &bus, &clock).run(stop.clone()));
     tasks.spawn(
         Keeper {
@@ -394,7 +400,7 @@ fn announce(
         "Data",
         data.root().display(),
         "Certificate",
-        identity.fingerprint
+        with_colons(&identity.fingerprint)
     ));
     output::print(&text)?;
     tracing::info!(code = "up.started", urls = urls.join(" "), "listening");
@@ -403,6 +409,13 @@ fn announce(
     let path = data.ready_file();
     tls::write_secret(&path, ready.to_string().as_bytes())
         .with_context(|| format!("write {}", path.display()))
+}
+
+/// A fingerprint as browsers and the sign-in page show it.
+fn with_colons(hex: &str) -> String {
+    let pairs: Vec<&str> =
+        hex.as_bytes().chunks(2).filter_map(|pair| std::str::from_utf8(pair).ok()).collect();
+    pairs.join(":")
 }
 
 async fn wait_for_signal() -> Result<()> {
