@@ -10,8 +10,8 @@
 //!   round trip raises neither. Seven are deviations of a window's medians from the usual, five are failures
 //!   by stage.
 //! - What is usual ([`reference`]): the last 60 clean windows, median and scaled median deviation, with
-//!   floors. Abnormal windows are not learned from, until they have lasted six hours: then they are what is
-//!   usual, and a [`LevelShift`] says so.
+//!   floors. Windows half way to an alarm are not learned from, until they have lasted six hours: then they
+//!   are what is usual, and a [`LevelShift`] says so.
 //! - A symptom builds up over windows ([`cusum`]): one odd window raises no alarm, three clear ones do.
 //! - A window has one label or none ([`cause`]). A network that is slower explains slower handshakes and
 //!   answers; those are consequences, and are listed as such.
@@ -42,6 +42,7 @@ mod sentence;
 mod symptom;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 pub use observation::{Observation, Reading};
 pub use pair::{LevelShift, Pair, Verdicts};

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use caelum_model::{
     UnixMs,
-    diagnosis::{Diagnosis, Evidence, PairStatus, Standing},
+    diagnosis::{Diagnosis, PairStatus, Standing},
     event::Family,
     id::ClientId,
     rollup::Measure,
@@ -16,7 +16,6 @@ use super::{
     cusum::Cusum,
     observation::Readings,
     reference::{Reference, push_bounded},
-    sentence,
     symptom::Symptom,
 };
 
@@ -24,20 +23,13 @@ use super::{
 const CONTINUES_WINDOWS: usize = 3;
 /// Clean windows after which a deviation does not count as lasting.
 const RETURNED_WINDOWS: u32 = 3;
-/// Mean deviation at which the confidence that the size gives is 63 %.
-const CONFIDENCE_Z: f64 = 1.5;
-/// Measurements at which the confidence that their number gives is 50 %.
-const CONFIDENCE_SAMPLES: f64 = 1.0;
-/// What is left of the confidence while something else is off too.
-const CONFIDENCE_WITH_RIVAL: f64 = 0.8;
-
 /// A window with its deviations and its verdict.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Scored {
     pub(super) observation: Observation,
     /// Deviations by [`Symptom::place`], not clipped.
     pub(super) z: [Option<f64>; Symptom::ALL.len()],
-    verdict: Option<(Cause, UnixMs)>,
+    pub(super) verdict: Option<(Cause, UnixMs)>,
 }
 
 /// What judging a window changed.
@@ -65,18 +57,18 @@ pub struct LevelShift {
 /// Everything known about one (probe, target, family).
 #[derive(Clone, Debug)]
 pub struct Pair {
-    client_id: ClientId,
-    target: String,
-    family: Family,
-    config: Config,
-    reference: Reference,
+    pub(super) client_id: ClientId,
+    pub(super) target: String,
+    pub(super) family: Family,
+    pub(super) config: Config,
+    pub(super) reference: Reference,
     /// Windows that were left out of the reference in the present deviation.
     deviating: VecDeque<Readings>,
     deviating_since_ms: Option<UnixMs>,
     clean: u32,
-    cusums: [Cusum; Symptom::ALL.len()],
+    pub(super) cusums: [Cusum; Symptom::ALL.len()],
     /// Newest windows, oldest first.
-    recent: Vec<Scored>,
+    pub(super) recent: Vec<Scored>,
     diagnosis: Option<Diagnosis>,
 }
 
@@ -211,18 +203,8 @@ impl Pair {
     }
 
     /// The verdict that the newest window may continue.
-    fn standing_verdict(&self) -> Option<(Cause, UnixMs)> {
+    pub(super) fn standing_verdict(&self) -> Option<(Cause, UnixMs)> {
         self.recent.iter().rev().skip(1).take(CONTINUES_WINDOWS).find_map(|window| window.verdict)
-    }
-
-    /// Whether a window shows a symptom about as clearly as the fault at hand does.
-    fn belongs(&self, window: &Scored, symptom: Symptom) -> bool {
-        if let Symptom::Failures(stage) = symptom {
-            let (failed, tried) = window.observation.failures(stage);
-            return failed > 0 && failed as f64 >= self.config.errors_share_min * tried as f64;
-        }
-        let least = self.cusums[symptom.place()].least_of_fault(&self.config);
-        window.z[symptom.place()].is_some_and(|z| z > least)
     }
 
     /// What had built up in consequences belongs to their cause: they must not outlast it.
@@ -231,139 +213,6 @@ impl Pair {
             self.cusums[symptom.place()].hand_over();
         }
         self.cusums[finding.cause.symptom().place()].raise(&self.config);
-    }
-
-    /// Gives the newest window its label, and the windows just before it that show the same.
-    fn label(&mut self, finding: &Finding) -> Vec<Diagnosis> {
-        let last = self.recent.len() - 1;
-        let symptom = finding.cause.symptom();
-        let mut first = last;
-        let since_ms = match self.standing_verdict() {
-            Some((cause, since_ms)) if cause.is_same(finding.cause) => since_ms,
-            _ => {
-                while first > 0
-                    && self.recent[first - 1].verdict.is_none()
-                    && self.belongs(&self.recent[first - 1], symptom)
-                {
-                    first -= 1;
-                }
-                self.recent[first].observation.window_start_ms
-            }
-        };
-        for window in &mut self.recent[first..] {
-            window.verdict = Some((finding.cause, since_ms));
-        }
-        let confidence = self.confidence(finding, since_ms);
-        (first..=last).map(|place| self.diagnosis(place, finding, since_ms, confidence)).collect()
-    }
-
-    /// How sure: how far off, for how long, on how many measurements, and whether alone.
-    fn confidence(&self, finding: &Finding, since_ms: UnixMs) -> f64 {
-        let place = finding.cause.symptom().place();
-        let (mut windows, mut z_sum, mut samples) = (0.0f64, 0.0, 0.0);
-        for window in &self.recent {
-            let Some((cause, since)) = window.verdict else { continue };
-            if since != since_ms || !cause.is_same(finding.cause) {
-                continue;
-            }
-            windows += 1.0;
-            z_sum += window.z[place].unwrap_or(0.0).clamp(0.0, self.config.z_max);
-            samples += window.observation.count as f64;
-        }
-        let by_size = 1.0 - (-(z_sum / windows.max(1.0)) / CONFIDENCE_Z).exp();
-        let by_length = 1.0 - 0.5f64.powf(windows);
-        let by_samples = samples / (samples + CONFIDENCE_SAMPLES);
-        let alone = if finding.has_rival { CONFIDENCE_WITH_RIVAL } else { 1.0 };
-        let confidence = by_size * by_length * by_samples * alone;
-        // Two places are all it is good for, and what is shown.
-        (confidence * 100.0).round() / 100.0
-    }
-
-    fn diagnosis(&self, place: usize, finding: &Finding, since_ms: UnixMs, confidence: f64) -> Diagnosis {
-        let window = &self.recent[place];
-        let evidence = self.evidence(window, finding);
-        let consequences: Vec<Measure> = finding
-            .consequences
-            .iter()
-            .copied()
-            .filter(|measure| window.observation.reading(*measure).is_some())
-            .collect();
-        let sublabel = match finding.cause {
-            Cause::Connect => Some("TCP connect".to_owned()),
-            Cause::Tls => Some("TLS handshake".to_owned()),
-            Cause::Failing(stage) => {
-                Some(window.observation.class.clone().unwrap_or_else(|| stage.as_str().to_owned()))
-            }
-            Cause::Dns | Cause::Server | Cause::Throughput | Cause::Loss | Cause::Path(_) => None,
-        };
-        let sentence = sentence::Sentence {
-            client_id: &self.client_id,
-            target: &self.target,
-            family: self.family,
-            cause: finding.cause,
-            window_start_ms: window.observation.window_start_ms,
-            since_ms,
-            own: self.own_evidence(window, finding.cause.symptom()),
-            class: window.observation.class.as_deref(),
-            confidence,
-            consequences: &consequences,
-            normal: &self.normal(window, finding, &consequences),
-        };
-        Diagnosis {
-            client_id: self.client_id.clone(),
-            target: self.target.clone(),
-            family: self.family,
-            window_start_ms: window.observation.window_start_ms,
-            since_ms,
-            label: finding.cause.label(),
-            sublabel,
-            confidence,
-            sentence: sentence.to_string(),
-            evidence,
-            consequences,
-            revision: 0,
-        }
-    }
-
-    fn evidence(&self, window: &Scored, finding: &Finding) -> Vec<Evidence> {
-        let own = finding.cause.symptom();
-        let mut evidence: Vec<Evidence> = std::iter::once(own)
-            .chain(finding.explained.iter().copied().filter(|symptom| {
-                *symptom != own && window.z[symptom.place()].is_some_and(|z| z > self.config.slack)
-            }))
-            .map(|symptom| self.own_evidence(window, symptom))
-            .collect();
-        evidence.sort_by(|a, b| b.z.total_cmp(&a.z));
-        evidence
-    }
-
-    fn own_evidence(&self, window: &Scored, symptom: Symptom) -> Evidence {
-        let z = window.z[symptom.place()].unwrap_or(0.0);
-        let measure = symptom.measure();
-        let (value, usual) = match (symptom, measure) {
-            (Symptom::Failures(stage), _) => {
-                let (failed, tried) = window.observation.failures(stage);
-                (failed as f64 * 100.0 / tried.max(1) as f64, self.config.errors_usual * 100.0)
-            }
-            (_, Some(measure)) => (
-                window.observation.reading(measure).map_or(0.0, |reading| f64::from(reading.value)),
-                self.reference.usual_value(measure).unwrap_or(0.0),
-            ),
-            (_, None) => (0.0, 0.0),
-        };
-        Evidence { measure, value, usual, z }
-    }
-
-    /// Stages that were measured and are as usual.
-    fn normal(&self, window: &Scored, finding: &Finding, consequences: &[Measure]) -> Vec<Measure> {
-        let own = finding.cause.symptom();
-        [Symptom::Dns, Symptom::Connect, Symptom::Tls, Symptom::Server, Symptom::Throughput]
-            .into_iter()
-            .filter(|symptom| *symptom != own && !self.cusums[symptom.place()].is_abnormal(&self.config))
-            .filter(|symptom| window.z[symptom.place()].is_some_and(|z| z <= self.config.z_max))
-            .filter_map(|symptom| symptom.measure())
-            .filter(|measure| !consequences.contains(measure))
-            .collect()
     }
 
     /// Learns from the newest window, if it is clean.

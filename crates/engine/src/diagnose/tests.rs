@@ -212,8 +212,8 @@ fn number_of(diagnosis: &Diagnosis) -> usize {
 /// Runs a fault of five minutes after a baseline of twelve over some seeds: every run must give the label,
 /// to windows of the fault only, and to nearly all of them.
 fn expect_only(label: Label, sublabel: Option<&str>, site: &Site, fault: &Fault) {
-    let mut labelled = 0;
     const RUNS: u64 = 20;
+    let (mut labelled, mut slowest) = (0, 0);
     for seed in 0..RUNS {
         let diagnoses = pair().replay(course(seed, site, fault, [BASELINE, FAULT, AFTER]));
         assert!(!diagnoses.is_empty(), "seed {seed}: no verdict on {fault:?}");
@@ -229,9 +229,18 @@ fn expect_only(label: Label, sublabel: Option<&str>, site: &Site, fault: &Fault)
             assert!((0.0..=1.0).contains(&diagnosis.confidence));
         }
         labelled += diagnoses.len();
+        let mut watched = pair();
+        let raised = course(seed, site, fault, [BASELINE, FAULT, 0])
+            .into_iter()
+            .position(|window| watched.judge(window).is_some_and(|verdicts| !verdicts.diagnoses.is_empty()))
+            .expect("it was labelled above");
+        slowest = slowest.max(raised + 1 - BASELINE);
     }
     let share = labelled as f64 / (RUNS as usize * FAULT) as f64;
-    println!("{label:?} {sublabel:?} {} samples: {share:.3} of faulty windows labelled", site.samples);
+    println!(
+        "{label:?} {sublabel:?} {} samples: {share:.3} of faulty windows labelled, raised in minute {slowest} at the latest",
+        site.samples
+    );
     assert!(share > 0.9, "{share} of the fault's windows are labelled");
 }
 
@@ -318,10 +327,49 @@ fn failures_are_named_by_their_stage() {
         (ErrorStage::Throughput, Label::Throughput),
     ];
     for (stage, label) in labels {
-        for share in [0.9, 1.0] {
+        for share in [0.5, 0.9, 1.0] {
             let fault = Fault { failing: Some((stage, share)), ..Fault::default() };
             expect_only(label, Some("timed out"), &SITE, &fault);
         }
+    }
+}
+
+#[test]
+fn of_two_faults_at_once_the_one_that_costs_more_is_the_label_and_is_less_sure() {
+    let last = |fault: Fault| {
+        let diagnoses = pair().replay(course(19, &SITE, &fault, [BASELINE, FAULT, 0]));
+        assert!(diagnoses.iter().all(|diagnosis| diagnosis.label == Label::Server));
+        diagnoses.last().expect("a verdict").clone()
+    };
+    let alone = last(Fault { server: 500.0, ..Fault::default() });
+    let both = last(Fault { server: 500.0, dns: 300.0, ..Fault::default() });
+    assert!(both.confidence < alone.confidence, "{} {}", both.confidence, alone.confidence);
+    assert!(!both.sentence.contains("DNS"), "{}", both.sentence);
+    assert_eq!(both.consequences, [], "the one does not explain the other");
+}
+
+#[test]
+fn a_fault_that_starts_and_ends_within_a_minute_labels_no_minute_it_did_not_touch() {
+    for seed in 0..20 {
+        let mut chance = Chance::of(seed);
+        let slow = Fault { tls: 300.0, ..Fault::default() };
+        let windows = (0..BASELINE + FAULT + AFTER).map(|number| {
+            let whole = window(&mut chance, &SITE, &Fault::default(), number);
+            let faulty = window(&mut chance, &SITE, &slow, number);
+            let mut observation = observe(if (12..17).contains(&number) { &faulty } else { &whole });
+            if number == 12 || number == 17 {
+                // Half of its measurements are slow: the median lies on either side.
+                let parts = [&whole, &faulty].map(|rollup| observe(rollup).reading(Measure::Tls));
+                let [Some(fine), Some(slow)] = parts else { unreachable!("both were measured") };
+                let value = fine.value + (slow.value - fine.value) * chance.uniform() as f32;
+                let place = WATCHED.iter().position(|measure| *measure == Measure::Tls).expect("watched");
+                observation.readings[place] = Some(Reading { value, samples: 6 });
+            }
+            observation
+        });
+        let numbers: Vec<usize> = pair().replay(windows).iter().map(number_of).collect();
+        assert!(numbers.iter().all(|number| (12..=17).contains(number)), "seed {seed}: {numbers:?}");
+        assert!((13..=16).all(|number| numbers.contains(&number)), "seed {seed}: {numbers:?}");
     }
 }
 

@@ -14,8 +14,8 @@ use caelum_model::{
 
 /// Pairs that no row was written for in this time are forgotten, ms.
 const UNSEEN_MS: i64 = 24 * 3_600_000;
-/// Most pairs in memory; the ones unseen for the longest go first.
-const PAIRS_MAX: usize = 20_000;
+/// Most pairs in memory, some 35 kB each; the ones unseen for the longest go first.
+const PAIRS_MAX: usize = 10_000;
 /// Judged windows whose counts are remembered, to tell a revised row from one that only settled.
 const JUDGED_MAX: usize = 512;
 

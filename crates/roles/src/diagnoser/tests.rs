@@ -298,3 +298,15 @@ async fn it_follows_the_news_until_told_to_stop() {
     stop.cancel();
     running.await.expect("ends");
 }
+
+#[tokio::test]
+async fn a_store_that_fails_does_not_end_it() {
+    let scene = Scene::open().await;
+    scene.store.close();
+    let stop = CancellationToken::new();
+    let mut running = tokio::spawn(scene.diagnoser().run(stop.clone()));
+    let ended = tokio::time::timeout(Duration::from_millis(200), &mut running).await;
+    assert!(ended.is_err(), "it waits to try again");
+    stop.cancel();
+    running.await.expect("ends when told to");
+}
