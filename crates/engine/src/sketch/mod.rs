@@ -64,6 +64,13 @@ pub fn index_of(value: f64) -> i32 {
     position.ceil() as i32 - 1
 }
 
+/// A value in units of the sum, rounded half up.
+fn to_units(value: f64) -> u128 {
+    let units = value * SUM_UNITS + 0.5;
+    // Nearly every value fits 64 bits, and that conversion is one instruction.
+    if units < 9e18 { u128::from(units as u64) } else { units as u128 }
+}
+
 /// Upper bound of a bucket, inclusive.
 pub fn upper_bound(index: i32) -> f64 {
     (f64::from(index + 1) / PER_OCTAVE).exp2()
@@ -83,7 +90,7 @@ impl Histogram {
             self.max = self.max.max(value);
         }
         self.count += 1;
-        self.sum_units += (value * SUM_UNITS).round() as u128;
+        self.sum_units += to_units(value);
         if value < SMALLEST {
             self.zero_count += 1;
         } else {

@@ -1,6 +1,6 @@
 //! One window of one (probe, target, family) in memory.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use caelum_model::{
     UnixMs,
@@ -115,17 +115,16 @@ impl Cell {
     /// Keeps what the newest event said; of two events at one moment the one that sorts last, so that the
     /// order of arrival does not matter.
     fn look(&mut self, event: &Event) {
-        if event.ts_ms < self.last.ts_ms {
-            return;
-        }
-        let candidate = LastSeen {
-            ts_ms: event.ts_ms,
-            resolver: event.resolver.clone(),
-            remote_ip: event.remote_ip.clone(),
-            error: event.error_stage.map(|stage| (stage, event.error_detail.clone().unwrap_or_default())),
-        };
-        if candidate > self.last {
-            self.last = candidate;
+        match event.ts_ms.cmp(&self.last.ts_ms) {
+            Ordering::Less => {}
+            Ordering::Equal => {
+                let mut candidate = LastSeen { ts_ms: event.ts_ms, ..LastSeen::default() };
+                take_over(&mut candidate, event);
+                if candidate > self.last {
+                    self.last = candidate;
+                }
+            }
+            Ordering::Greater => take_over(&mut self.last, event),
         }
     }
 
@@ -187,6 +186,14 @@ impl Cell {
             updated_at_ms: now_ms,
         }
     }
+}
+
+/// Writes what an event said over what was there, reusing its memory: this happens for nearly every event.
+fn take_over(last: &mut LastSeen, event: &Event) {
+    last.ts_ms = event.ts_ms;
+    last.resolver.clone_from(&event.resolver);
+    last.remote_ip.clone_from(&event.remote_ip);
+    last.error = event.error_stage.map(|stage| (stage, event.error_detail.clone().unwrap_or_default()));
 }
 
 /// A short word of few kinds for a failure: its text with each number replaced by `#`, so that addresses and

@@ -208,9 +208,7 @@ impl Store {
     /// Number of the newest commit, 0 where there is none.
     pub async fn newest_rev(&self) -> Result<i64, StoreError> {
         self.read("read the newest revision", |connection| {
-            connection
-                .prepare_cached("select coalesce(max(rev), 0) from rollups")?
-                .query_row([], |row| row.get(0))
+            connection.prepare_cached("select newest from revisions")?.query_row([], |row| row.get(0))
         })
         .await
     }
@@ -355,7 +353,7 @@ fn put_rollups(transaction: &Transaction<'_>, rollups: &[Rollup]) -> rusqlite::R
         return Ok(());
     }
     let rev: i64 = transaction
-        .prepare_cached("select coalesce(max(rev), 0) + 1 from rollups")?
+        .prepare_cached("update revisions set newest = newest + 1 returning newest")?
         .query_row([], |row| row.get(0))?;
     let mut statement = transaction.prepare_cached(&format!(
         "insert or replace into rollups ({COLUMNS}) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, \

@@ -116,6 +116,10 @@ async fn reading_since_a_revision_misses_no_later_commit() {
     let later = store.rollups_since(all[0].rev, 10).await.expect("read");
     assert_eq!(later, all[1..]);
     assert_eq!(store.newest_rev().await.expect("read"), all[2].rev);
+    store.drop_rollups(i64::MAX, 10).await.expect("dropped");
+    let commit = WindowCommit { rollups: vec![rollup(0, "tcp://a:1")], ..WindowCommit::default() };
+    store.commit_windows(partition, owned, Offset(4), commit).await.expect("committed");
+    assert_eq!(store.rollups_since(all[2].rev, 10).await.expect("read").len(), 1, "no number is used twice");
 }
 
 #[tokio::test]

@@ -91,8 +91,11 @@ pub fn block(picture: &Picture, choice: &Choice) -> Block {
         let stages: f64 = STAGES.iter().filter_map(|(measure, ..)| pair.recent.median(*measure)).sum();
         if stages > 0.0 { stages } else { network::whole_ms(pair).unwrap_or(0.0) }
     };
-    let longest =
-        of_probe.iter().flat_map(|pair| [Some(sum_of(pair)), usual_whole(pair)]).flatten().fold(0.0, f64::max);
+    let longest = of_probe
+        .iter()
+        .flat_map(|pair| [Some(sum_of(pair)), usual_whole(pair)])
+        .flatten()
+        .fold(0.0, f64::max);
     let scale = axis_end(longest);
     let falls = of_probe.iter().map(|pair| {
         let share = |ms: f64| format!("{:.2}", (ms / scale * 100.0).clamp(0.0, 100.0));

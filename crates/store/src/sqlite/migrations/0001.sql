@@ -121,6 +121,14 @@ create table rollups (
     primary key (width_ms, window_start_ms, client_id, target, family)
 ) without rowid;
 create index rollups_rev on rollups (rev);
+
+-- Number of the newest commit of rollups: one row. It never goes back, not even when the rows of that commit
+-- are dropped, so that whoever reads "since" a number misses nothing.
+create table revisions (
+    newest integer not null
+);
+insert into revisions (newest) values (0);
+
 create index rollups_pair on rollups (client_id, target, family, width_ms, window_start_ms);
 
 -- Sequence numbers counted, by probe and epoch; ranges are a JSON list of closed ranges.
