@@ -32,22 +32,29 @@ pub enum BodyError {
 /// between object and array.
 pub fn parse(body: &[u8], is_ndjson: bool) -> Result<(Shape, Vec<Parsed<'_>>), BodyError> {
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace()).ok_or(BodyError::Empty)?;
+    // Checked once for the whole body: the parser then need not check each string.
+    let text = std::str::from_utf8(body);
     if is_ndjson {
-        return Ok((Shape::Lines, parse_lines(body)));
+        let events = match text {
+            Ok(text) => lines_of(text),
+            Err(_) => odd_lines_of(body),
+        };
+        return Ok((Shape::Lines, events));
     }
+    let text = text.map_err(|error| BodyError::Syntax(error.to_string()))?;
     if *first == b'[' {
-        return parse_array(body).map(|events| (Shape::Array, events));
+        return parse_array(text).map(|events| (Shape::Array, events));
     }
-    match serde_json::from_slice::<EventJson<'_>>(body) {
+    match serde_json::from_str::<EventJson<'_>>(text) {
         Ok(event) => Ok((Shape::Single, vec![Ok(event)])),
         Err(error) if error.is_data() => Ok((Shape::Single, vec![Err(error.to_string())])),
         Err(error) => Err(BodyError::Syntax(error.to_string())),
     }
 }
 
-fn parse_array(body: &[u8]) -> Result<Vec<Parsed<'_>>, BodyError> {
+fn parse_array(text: &str) -> Result<Vec<Parsed<'_>>, BodyError> {
     // The usual case has no bad member and is parsed in one go.
-    if let Ok(events) = serde_json::from_slice::<Vec<EventJson<'_>>>(body) {
+    if let Ok(events) = serde_json::from_str::<Vec<EventJson<'_>>>(text) {
         return if events.is_empty() {
             Err(BodyError::Empty)
         } else {
@@ -55,16 +62,24 @@ fn parse_array(body: &[u8]) -> Result<Vec<Parsed<'_>>, BodyError> {
         };
     }
     let members: Vec<&RawValue> =
-        serde_json::from_slice(body).map_err(|error| BodyError::Syntax(error.to_string()))?;
+        serde_json::from_str(text).map_err(|error| BodyError::Syntax(error.to_string()))?;
     Ok(members
         .into_iter()
         .map(|member| serde_json::from_str(member.get()).map_err(|error| error.to_string()))
         .collect())
 }
 
-fn parse_lines(body: &[u8]) -> Vec<Parsed<'_>> {
+fn lines_of(text: &str) -> Vec<Parsed<'_>> {
+    text.split('\n')
+        .filter(|line| !line.trim_ascii().is_empty())
+        .map(|line| serde_json::from_str(line).map_err(|error| error.to_string()))
+        .collect()
+}
+
+/// Lines of a body that is not UTF-8 throughout: only the lines that are not are spoilt.
+fn odd_lines_of(body: &[u8]) -> Vec<Parsed<'_>> {
     body.split(|byte| *byte == b'\n')
-        .filter(|line| !line.iter().all(u8::is_ascii_whitespace))
+        .filter(|line| !line.trim_ascii().is_empty())
         .map(|line| serde_json::from_slice(line).map_err(|error| error.to_string()))
         .collect()
 }
@@ -93,6 +108,12 @@ mod tests {
         );
         assert_eq!(shape("{}\n{oops\n{}", true), (Shape::Lines, vec![true, false, true]));
         assert_eq!(shape(r#"{"ts_ms":[]}"#, false), (Shape::Single, vec![false]));
+    }
+
+    #[test]
+    fn a_line_that_is_no_text_does_not_spoil_its_neighbours() {
+        let (_, events) = parse(b"{}\n{\"target\":\"\xff\"}\n{}", true).expect("holds events");
+        assert_eq!(events.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
     }
 
     #[test]
