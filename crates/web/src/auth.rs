@@ -26,6 +26,9 @@ use crate::{
 
 /// Name of the session cookie.
 const COOKIE: &str = "caelum_session";
+/// Its name over plain HTTP: browsers let no plain answer replace a cookie that was set over TLS, and a
+/// sign-in that cannot set its cookie would lead nowhere.
+const PLAIN_COOKIE: &str = "caelum_session_plain";
 /// Characters of a session's secret.
 const SECRET_LENGTH: usize = 43;
 /// Longest password looked at; longer ones only cost time.
@@ -112,8 +115,16 @@ async fn find(headers: &HeaderMap, state: &State) -> Result<Option<Person>, ApiE
             has_session: false,
         }));
     }
-    let Some(secret) = session_secret(headers) else { return Ok(None) };
-    let key = session_key(&secret);
+    for secret in session_secrets(headers) {
+        if let Some(person) = find_session(&secret, state).await? {
+            return Ok(Some(person));
+        }
+    }
+    Ok(None)
+}
+
+async fn find_session(secret: &str, state: &State) -> Result<Option<Person>, ApiError> {
+    let key = session_key(secret);
     let now_ms = state.now_ms();
     let Some((name, expires_at_ms)) = state.store.key(key.clone(), now_ms).await? else { return Ok(None) };
     let Some(user) = state.store.user(name.clone()).await? else { return Ok(None) };
@@ -207,7 +218,7 @@ pub async fn sign_out(
     headers: &HeaderMap,
     transport: &Transport,
 ) -> Result<HeaderValue, ApiError> {
-    if let Some(secret) = session_secret(headers) {
+    for secret in session_secrets(headers) {
         state.store.delete_key(session_key(&secret)).await?;
     }
     Ok(cookie("", 0, transport))
@@ -235,7 +246,7 @@ pub async fn record(state: &State, actor: &str, action: &str, subject: &str, out
 
 /// Whether a request carries a session cookie, valid or not.
 pub fn has_session_cookie(headers: &HeaderMap) -> bool {
-    session_secret(headers).is_some()
+    session_secrets(headers).next().is_some()
 }
 
 /// SHA-256 of a secret, the form in which it is kept.
@@ -268,15 +279,18 @@ fn session_ttl_ms(state: &State) -> UnixMs {
     i64::try_from(state.settings.session_ttl_s).unwrap_or(i64::MAX / 2000).saturating_mul(1000)
 }
 
-fn session_secret(headers: &HeaderMap) -> Option<String> {
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(name, secret)| *name == COOKIE && !secret.is_empty())
-        .map(|(_, secret)| secret.to_owned())
+/// Secrets of session cookies, valid or not; at most one a name, so that a request costs little.
+fn session_secrets(headers: &HeaderMap) -> impl Iterator<Item = String> + '_ {
+    [COOKIE, PLAIN_COOKIE].into_iter().filter_map(|wanted| {
+        headers
+            .get_all(header::COOKIE)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(';'))
+            .filter_map(|pair| pair.trim().split_once('='))
+            .find(|(name, secret)| *name == wanted && !secret.is_empty())
+            .map(|(_, secret)| secret.to_owned())
+    })
 }
 
 fn session_key(secret: &str) -> String {
@@ -286,8 +300,8 @@ fn session_key(secret: &str) -> String {
 }
 
 fn cookie(secret: &str, max_age_s: i64, transport: &Transport) -> HeaderValue {
-    let secure = if transport.is_tls { "; Secure" } else { "" };
-    let text = format!("{COOKIE}={secret}; Path=/; HttpOnly; SameSite=Lax; Max-Age={max_age_s}{secure}");
+    let (name, secure) = if transport.is_tls { (COOKIE, "; Secure") } else { (PLAIN_COOKIE, "") };
+    let text = format!("{name}={secret}; Path=/; HttpOnly; SameSite=Lax; Max-Age={max_age_s}{secure}");
     HeaderValue::try_from(text).expect("secrets are letters and digits")
 }
 

@@ -7,15 +7,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{auth, error::ApiError, serve::Transport};
+use crate::{auth, error::ApiError};
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     style-src-attr 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; form-action 'self'; \
     frame-ancestors 'none'; base-uri 'none'; manifest-src 'self'";
 
-/// Adds the headers that browsers enforce.
+/// Adds the headers that browsers enforce. Strict transport security is not among them: it holds for a host
+/// with all of its ports, and this host may be a developer's `localhost`. Plain HTTP from elsewhere is led to
+/// HTTPS by the listener.
 pub async fn security_headers(request: Request, next: Next) -> Response {
-    let is_tls = request.extensions().get::<Transport>().is_some_and(|transport| transport.is_tls);
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
@@ -23,10 +24,6 @@ pub async fn security_headers(request: Request, next: Next) -> Response {
     // Not "no-referrer": browsers then send `Origin: null` with forms, and could not be told from strangers.
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    if is_tls {
-        // Short, because a self-signed start may be followed by another certificate.
-        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=86400"));
-    }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
