@@ -1,7 +1,12 @@
 //! A distribution as JSON: the percentiles that its number of samples supports.
 
+use std::collections::BTreeMap;
+
 use caelum_engine::sketch::Histogram;
+use caelum_model::rollup::{Measure, Rollup};
 use serde::Serialize;
+
+use crate::error::{ApiError, Cause};
 
 /// Samples from which on a 95th percentile is shown; below, the maximum and the count say what is known.
 const P95_SAMPLES: u64 = 20;
@@ -51,6 +56,27 @@ impl MeasureJson {
             p99: from(P99_SAMPLES, 0.99),
         })
     }
+}
+
+/// Merges the distributions of rows.
+pub(crate) fn merge(rows: &[Rollup]) -> Result<BTreeMap<Measure, Histogram>, ApiError> {
+    let mut merged: BTreeMap<Measure, Histogram> = BTreeMap::new();
+    for row in rows {
+        for (measure, bytes) in &row.distributions {
+            let histogram =
+                Histogram::decode(bytes).map_err(|error| ApiError::Internal(Cause::from(error)))?;
+            merged.entry(*measure).or_default().merge(&histogram);
+        }
+    }
+    Ok(merged)
+}
+
+/// What is known of each measure.
+pub(crate) fn summarise(merged: &BTreeMap<Measure, Histogram>) -> BTreeMap<Measure, MeasureJson> {
+    merged
+        .iter()
+        .filter_map(|(measure, histogram)| Some((*measure, MeasureJson::of(histogram, measure.unit())?)))
+        .collect()
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@
 
 pub mod access;
 mod measures;
-pub(crate) mod network;
+mod network;
 pub(crate) mod nodes;
 mod session;
 mod system;
+pub(crate) mod targets;
 
 use std::sync::Arc;
 
@@ -73,8 +74,8 @@ pub fn router() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .routes(routes!(nodes::one))
         .routes(routes!(nodes::one_health))
         .routes(routes!(nodes::history))
-        .routes(routes!(network::list_targets, network::add_target))
-        .routes(routes!(network::one_target, network::remove_target))
+        .routes(routes!(targets::list_targets, targets::add_target))
+        .routes(routes!(targets::one_target, targets::remove_target))
         .routes(routes!(network::probes))
         .routes(routes!(network::rollups))
         .routes(routes!(network::diagnoses))

@@ -27,7 +27,7 @@ use super::{
     settings,
 };
 use crate::{
-    api::network::{self as targets, NewTargetJson},
+    api::targets::{self, NewTargetJson},
     auth::{self, Person, SignInError},
     error::ApiError,
     serve::Transport,
