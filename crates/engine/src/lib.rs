@@ -11,10 +11,12 @@
 
 pub mod diagnose;
 pub mod drain;
+pub mod hash;
 pub mod health;
 pub mod intake;
 pub mod lockout;
 pub mod ranges;
+pub mod schedule;
 pub mod score;
 pub mod sketch;
 pub mod window;

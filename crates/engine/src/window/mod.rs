@@ -48,7 +48,7 @@ use caelum_model::{
     rollup::{MINUTE_MS, Rollup, RollupKey, RollupState, SeenRanges},
 };
 
-use crate::sketch::DecodeError;
+use crate::{hash::fnv1a, sketch::DecodeError};
 use cell::Cell;
 use seen::{Probe, SeenIds};
 
@@ -187,10 +187,7 @@ struct Client {
 /// The partition that a probe's events belong to: FNV-1a of its id, modulo the number of partitions, which
 /// is fixed when a stream is made.
 pub fn partition_of(client_id: &ClientId, partitions: u16) -> PartitionId {
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    for byte in client_id.as_str().bytes() {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
+    let hash = fnv1a(client_id.as_str());
     // The low bits of FNV are its weakest.
     let mixed = (hash >> 32) ^ hash;
     PartitionId((mixed % u64::from(partitions.max(1))) as u16)

@@ -11,6 +11,7 @@ use caelum_drivers::{
     clock::Clock,
     probe::{Prober, measure},
 };
+use caelum_engine::schedule::until_phase;
 use caelum_model::{event::InterfaceType, id::ClientId, id::TargetId, target::Target, wire::EventJson};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
@@ -126,38 +127,5 @@ impl Measurer {
             }
         }
         true
-    }
-}
-
-/// Time until the target's phase of its interval comes round, counted from the epoch, so that a restart does
-/// not shift it.
-fn until_phase(target_id: &TargetId, interval: Duration, now_ms: i64) -> Duration {
-    let interval_ms = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX).max(1);
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    for byte in target_id.as_str().bytes() {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    let phase_ms = ((hash >> 16) % interval_ms.cast_unsigned()).cast_signed();
-    let wait_ms = (phase_ms - now_ms).rem_euclid(interval_ms);
-    Duration::from_millis(wait_ms.cast_unsigned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_target_keeps_its_phase_over_restarts() {
-        let id = TargetId::parse("t-1").expect("valid");
-        let interval = Duration::from_secs(10);
-        let phases: Vec<i64> = [0, 1, 9_999, 123_456_789]
-            .into_iter()
-            .map(|now_ms| {
-                let wait = until_phase(&id, interval, now_ms);
-                assert!(wait < interval);
-                (now_ms + i64::try_from(wait.as_millis()).expect("short")).rem_euclid(10_000)
-            })
-            .collect();
-        assert!(phases.windows(2).all(|pair| pair[0] == pair[1]), "{phases:?}");
     }
 }
