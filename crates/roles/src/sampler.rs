@@ -51,10 +51,7 @@ impl Sampler {
         };
         let identity = host.identity();
         let host = Arc::new(Mutex::new(host));
-        let joined_at_ms = match self.store.node(self.node_id.as_str()).await {
-            Ok(Some(node)) => node.joined_at_ms,
-            Ok(None) | Err(_) => self.clock.now_ms(),
-        };
+        let mut joined_at_ms = None;
         let mut tick = tokio::time::interval(self.interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -63,6 +60,11 @@ impl Sampler {
                 _ = tick.tick() => {}
             }
             let now_ms = self.clock.now_ms();
+            if joined_at_ms.is_none() {
+                joined_at_ms = self.joined_at_ms(now_ms).await;
+            }
+            // Not known is not now: writing would overwrite the day this node joined.
+            let Some(joined_at_ms) = joined_at_ms else { continue };
             let Some(sample) = sample(&host, now_ms).await else { continue };
             let point = NodePoint::of(&sample, now_ms);
             let node = Node {
@@ -81,6 +83,19 @@ impl Sampler {
                     code = "sampler.not_stored", %error,
                     "this machine's sample could not be stored; the next one follows"
                 ),
+            }
+        }
+    }
+}
+
+impl Sampler {
+    /// When this node joined: as recorded, or now if it was never recorded. None while the store cannot tell.
+    async fn joined_at_ms(&self, now_ms: UnixMs) -> Option<UnixMs> {
+        match self.store.node(self.node_id.as_str()).await {
+            Ok(node) => Some(node.map_or(now_ms, |node| node.joined_at_ms)),
+            Err(error) => {
+                tracing::error!(code = "sampler.not_stored", %error, "this machine's record cannot be read; trying again");
+                None
             }
         }
     }
