@@ -23,8 +23,6 @@ pub struct Settings {
     pub session_ttl_s: u64,
     /// Whether plain HTTP is answered from elsewhere than this machine.
     pub allow_plaintext: bool,
-    /// How many hours of node history are kept.
-    pub history_hours: u64,
 }
 
 /// What every route stands on; shared by all of them.

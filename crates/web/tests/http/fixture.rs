@@ -73,7 +73,6 @@ impl Fixture {
                 events_body_bytes_max: BODY_BYTES_MAX,
                 session_ttl_s: 3600,
                 allow_plaintext: false,
-                history_hours: 24,
             },
             stop: Default::default(),
             thresholds: Thresholds::default(),

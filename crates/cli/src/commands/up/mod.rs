@@ -151,7 +151,6 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
             events_body_bytes_max: usize::try_from(config.ingest.max_body_bytes).unwrap_or(usize::MAX),
             session_ttl_s: config.sessions.ttl_s,
             allow_plaintext: config.tls.plaintext == Plaintext::Allow,
-            history_hours: config.agent.history_hours,
         },
         stop: stop.clone(),
         thresholds,
