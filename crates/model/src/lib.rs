@@ -5,16 +5,21 @@
 //! `engine`, records are kept by `store`, bytes are moved by `drivers` and `queue`.
 //!
 //! Reading order: [`id`], [`event`], [`rollup`], [`diagnosis`], then [`host`], [`node`], [`target`],
-//! [`access`], [`config`] and [`wire`].
+//! [`access`], [`config`] and [`wire`]; for discovery and links [`cluster`], [`beacon`], [`envelope`] and
+//! [`join`].
 
 #![deny(missing_docs)]
 
 pub mod access;
+pub mod beacon;
+pub mod cluster;
 pub mod config;
 pub mod diagnosis;
+pub mod envelope;
 pub mod event;
 pub mod host;
 pub mod id;
+pub mod join;
 pub mod node;
 pub mod rollup;
 pub mod target;

@@ -13,6 +13,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use caelum_model::cluster::NodePass;
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -40,12 +41,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// How a request came in; an extension of each request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Transport {
     /// Who is on the other end.
     pub peer: SocketAddr,
     /// Whether TLS protects it.
     pub is_tls: bool,
+    /// The node whose certificate was shown; only on links.
+    pub node: Option<NodePass>,
 }
 
 /// Answers on a listener until told to stop, then lets requests that are under way finish.
@@ -139,7 +142,7 @@ impl Server {
         if first[0] == TLS_HANDSHAKE {
             match timeout(HANDSHAKE_MAX, self.acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
-                    let transport = Transport { peer, is_tls: true };
+                    let transport = Transport { peer, is_tls: true, node: None };
                     self.serve(stream, self.app.clone(), transport, connections).await;
                 }
                 Ok(Err(error)) => {
@@ -151,7 +154,7 @@ impl Server {
             }
             return;
         }
-        let transport = Transport { peer, is_tls: false };
+        let transport = Transport { peer, is_tls: false, node: None };
         let app = if self.allow_plaintext || peer.ip().is_loopback() {
             self.app.clone()
         } else {
@@ -164,8 +167,9 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let peer = transport.peer;
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(transport);
+            request.extensions_mut().insert(transport.clone());
             app.clone().oneshot(request.map(Body::new))
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -174,7 +178,7 @@ impl Server {
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let Some(watcher) = connections.watcher() else { return };
         if let Err(error) = watcher.watch(connection).await {
-            tracing::debug!(code = "web.connection_ended", peer = %transport.peer, %error, "a connection ended early");
+            tracing::debug!(code = "web.connection_ended", %peer, %error, "a connection ended early");
         }
     }
 }

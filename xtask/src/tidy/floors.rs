@@ -28,12 +28,13 @@ const OUTBUILDINGS: [(&str, &[&str], bool); 2] =
     [("caelum-testkit", &["caelum-model"], true), ("xtask", &[], false)];
 
 /// Outside crates that are a door to the outside world, and who may hold the key.
-const DOORS: [(&str, &[&str], &str); 9] = [
+const DOORS: [(&str, &[&str], &str); 10] = [
     ("rusqlite", &["caelum-store", "caelum-queue"], "only the store and the queue keep files of records"),
     ("tokio-postgres", &["caelum-store"], "only the store speaks SQL to a server"),
     ("redis", &["caelum-store"], "coordination belongs to the store"),
     ("async-nats", &["caelum-queue"], "only the queue knows NATS"),
     ("axum", &["caelum-web"], "only web listens for HTTP"),
+    ("tokio-tungstenite", &["caelum-drivers"], "links are a driver"),
     ("socket2", &["caelum-drivers"], "only drivers open sockets"),
     ("sysinfo", &["caelum-drivers"], "only drivers read the host"),
     ("clap", &["caelum"], "only the roof reads arguments"),
@@ -43,7 +44,10 @@ const DOORS: [(&str, &[&str], &str); 9] = [
 /// What the pure floors may use beyond our own crates: nothing that can read a clock or do I/O.
 const PURE: [(&str, &[&str]); 2] = [
     ("caelum-model", &["serde", "serde_json", "thiserror", "uuid", "utoipa"]),
-    ("caelum-engine", &["serde", "thiserror", "uuid"]),
+    (
+        "caelum-engine",
+        &["serde", "serde_json", "postcard", "thiserror", "uuid", "foca", "rand", "hmac", "sha2"],
+    ),
 ];
 
 /// One dependency as cargo tells it.

@@ -1,0 +1,151 @@
+//! How a machine becomes a node: what is handed over by people, and what travels.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    UnixMs,
+    cluster::{Ceiling, ClusterKey, NodeRole},
+    id::NodeId,
+};
+
+/// ALPN of links: both sides show a node's certificate.
+pub const ALPN_LINK: &[u8] = b"caelum-link/1";
+/// ALPN of joining: the server shows its node's certificate, the client none.
+pub const ALPN_JOIN: &[u8] = b"caelum-join/1";
+/// The name in every node's certificate.
+pub const NODE_SERVER_NAME: &str = "node.caelum.internal";
+/// What a join token starts with, as text.
+pub const TOKEN_PREFIX: &str = "caelum-join.";
+
+/// What a join token says. As text it is [`TOKEN_PREFIX`] and the JSON of this in base64url without padding.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// The cluster's id.
+    #[serde(rename = "c")]
+    pub cluster_id: String,
+    /// Its name.
+    #[serde(rename = "n")]
+    pub cluster_name: String,
+    /// Where servers are reached: `host:port`, best first.
+    #[serde(rename = "s")]
+    pub servers: Vec<String>,
+    /// SHA-256 of the authority's certificate, lower-case hex.
+    #[serde(rename = "f")]
+    pub authority_sha256: String,
+    /// Id of the token, for lists and the audit log.
+    #[serde(rename = "i")]
+    pub token_id: String,
+    /// The secret.
+    #[serde(rename = "k")]
+    pub secret: String,
+    /// When it ends. Shown; the server judges by its own record.
+    #[serde(rename = "e")]
+    pub expires_at_ms: UnixMs,
+}
+
+/// A join token as the store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinToken {
+    /// Its id.
+    pub token_id: String,
+    /// SHA-256 of the secret.
+    pub secret_sha256: [u8; 32],
+    /// What nodes it makes.
+    pub role: NodeRole,
+    /// How many more nodes it admits.
+    pub uses_left: u32,
+    /// How many it admitted at first.
+    pub uses: u32,
+    /// When it was made.
+    pub created_at_ms: UnixMs,
+    /// When it ends.
+    pub expires_at_ms: UnixMs,
+    /// When it was revoked.
+    pub revoked_at_ms: Option<UnixMs>,
+}
+
+/// What an admitted node is known by. Kept after a revocation, so that it stays out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolment {
+    /// The node.
+    pub node_id: NodeId,
+    /// SHA-256 of its public key (SubjectPublicKeyInfo), lower-case hex.
+    pub key_sha256: String,
+    /// What it was admitted as.
+    pub role: NodeRole,
+    /// By which token (`token:ID`) or person (`adopted:NAME`).
+    pub admitted_by: String,
+    /// When it was admitted.
+    pub admitted_at_ms: UnixMs,
+    /// When it was revoked.
+    pub revoked_at_ms: Option<UnixMs>,
+}
+
+/// Body of `POST /api/join`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct JoinRequest {
+    /// Signing request for the node's own key, PEM. Its subject is not looked at.
+    pub csr_pem: String,
+    /// The id the node gave itself.
+    pub node_id: NodeId,
+    /// Its host name.
+    pub hostname: String,
+    /// What it asks to be; a token never makes more than it says.
+    pub role: NodeRole,
+    /// The most it lets anybody do.
+    pub ceiling: Ceiling,
+    /// Its version.
+    pub version: String,
+    /// How it is admitted.
+    pub admission: Admission,
+}
+
+/// How a node is admitted.
+#[derive(Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(tag = "by", rename_all = "lowercase")]
+pub enum Admission {
+    /// By the secret of a join token.
+    Token {
+        /// The token's id.
+        token_id: String,
+        /// Its secret.
+        secret: String,
+    },
+    /// By a person who typed the machine's code: proof that the machine knows it too.
+    Adoption {
+        /// HMAC-SHA-256 under the stretched code, lower-case hex.
+        proof: String,
+    },
+    /// By the key under which it was admitted before.
+    Renewal,
+}
+
+/// Never shows a secret.
+impl std::fmt::Debug for Admission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Token { token_id, .. } => write!(f, "Token({token_id})"),
+            Self::Adoption { .. } => f.write_str("Adoption"),
+            Self::Renewal => f.write_str("Renewal"),
+        }
+    }
+}
+
+/// Answer of `POST /api/join`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JoinAnswer {
+    /// The node's certificate and its issuers, PEM.
+    pub certificate_pem: String,
+    /// The authority's certificate, PEM.
+    pub authority_pem: String,
+    /// The cluster.
+    pub cluster_id: String,
+    /// Its name.
+    pub cluster_name: String,
+    /// Keys of beacons, newest last.
+    pub keys: Vec<ClusterKey>,
+    /// Where servers are reached.
+    pub servers: Vec<String>,
+    /// Nodes that are not admitted.
+    pub revoked: Vec<String>,
+}
