@@ -91,7 +91,7 @@ impl Fixture {
 
     pub async fn ask(&self, mut request: Request<Body>) -> (StatusCode, Response<()>, serde_json::Value) {
         let peer: SocketAddr = ([127, 0, 0, 1], 40_000).into();
-        request.extensions_mut().insert(Transport { peer, is_tls: true });
+        request.extensions_mut().insert(Transport { peer, is_tls: true, node: None });
         let response = self.app.clone().oneshot(request).await.expect("the router answers");
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.expect("the body ends").to_bytes();

@@ -26,7 +26,11 @@ struct Answer {
 
 async fn visit(fixture: &Fixture, request: axum::http::request::Builder, body: String) -> Answer {
     let mut request = request.header(header::ACCEPT, "text/html").body(Body::from(body)).expect("a request");
-    request.extensions_mut().insert(Transport { peer: ([127, 0, 0, 1], 40_000).into(), is_tls: true });
+    request.extensions_mut().insert(Transport {
+        peer: ([127, 0, 0, 1], 40_000).into(),
+        is_tls: true,
+        node: None,
+    });
     let response = fixture.app.clone().oneshot(request).await.expect("the router answers");
     let text = |name| {
         response
@@ -235,7 +239,11 @@ impl Stream {
             .header(header::COOKIE, cookie)
             .body(Body::empty())
             .expect("a request");
-        request.extensions_mut().insert(Transport { peer: ([127, 0, 0, 1], 40_000).into(), is_tls: true });
+        request.extensions_mut().insert(Transport {
+            peer: ([127, 0, 0, 1], 40_000).into(),
+            is_tls: true,
+            node: None,
+        });
         let response = fixture.app.clone().oneshot(request).await.expect("the router answers");
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
