@@ -5,7 +5,8 @@
 //! to the world.
 //!
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
-//! [`window`] counts it, [`score`] and [`diagnose`] judge it; [`health`] judges machines.
+//! [`window`] counts it, [`score`] and [`diagnose`] judge it; [`health`] judges machines. [`link`] speaks between two nodes;
+//! [`now`] is how machines are told the time.
 
 #![deny(missing_docs)]
 
@@ -14,9 +15,13 @@ pub mod drain;
 pub mod hash;
 pub mod health;
 pub mod intake;
+pub mod link;
 pub mod lockout;
+pub mod now;
 pub mod ranges;
 pub mod schedule;
 pub mod score;
 pub mod sketch;
 pub mod window;
+
+pub use now::Now;
