@@ -28,7 +28,7 @@ pub struct Tls {
     /// With our certificate, the cluster's authority, and the protocol of links.
     pub config: Arc<rustls::ClientConfig>,
     /// Reads what a certificate (DER) says.
-    pub read_pass: Arc<dyn Fn(&[u8]) -> Option<NodePass> + Send + Sync>,
+    pub read_pass: fn(&[u8]) -> Option<NodePass>,
 }
 
 impl std::fmt::Debug for Tls {
