@@ -10,6 +10,7 @@
 pub mod clock;
 mod fault;
 pub mod host;
+pub mod mcp;
 pub mod netinfo;
 pub mod ports;
 pub mod poster;
