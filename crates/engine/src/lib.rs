@@ -5,12 +5,14 @@
 //! to the world.
 //!
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
-//! [`window`] counts it, [`score`] and [`diagnose`] judge it; [`health`] judges machines.
+//! [`window`] counts it, [`score`] and [`diagnose`] judge it; [`health`] judges machines, and [`enrol`] who
+//! becomes a node.
 
 #![deny(missing_docs)]
 
 pub mod diagnose;
 pub mod drain;
+pub mod enrol;
 pub mod hash;
 pub mod health;
 pub mod intake;

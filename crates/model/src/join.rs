@@ -79,6 +79,12 @@ pub struct Enrolment {
     pub admitted_at_ms: UnixMs,
     /// When it was revoked.
     pub revoked_at_ms: Option<UnixMs>,
+    /// The most it let anybody do when it joined. It holds its own; this is for people.
+    #[serde(default)]
+    pub ceiling: Ceiling,
+    /// Its host name when it joined.
+    #[serde(default)]
+    pub hostname: String,
 }
 
 /// Body of `POST /api/join`.
@@ -128,6 +134,28 @@ impl std::fmt::Debug for Admission {
             Self::Adoption { .. } => f.write_str("Adoption"),
             Self::Renewal => f.write_str("Renewal"),
         }
+    }
+}
+
+/// Body of `POST /adopt`, from a server to a machine that shows a code.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptionOffer {
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// Its name.
+    pub cluster_name: String,
+    /// Where servers are reached: `host:port`, best first.
+    pub servers: Vec<String>,
+    /// SHA-256 of the authority's certificate, lower-case hex.
+    pub authority_sha256: String,
+    /// HMAC-SHA-256 under the stretched code, lower-case hex: proof that somebody typed it at the server.
+    pub proof: String,
+}
+
+/// Never shows the proof.
+impl std::fmt::Debug for AdoptionOffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AdoptionOffer({} by {:?})", self.cluster_id, self.servers)
     }
 }
 
