@@ -90,6 +90,16 @@ pub fn judge_token(
     Ok(())
 }
 
+/// How a token stands, in a word for lists.
+pub fn token_state(token: &JoinToken, now_ms: UnixMs) -> &'static str {
+    match judge_token(Some(token), &token.secret_sha256, now_ms, token.role) {
+        Err(Refusal::Revoked) => "revoked",
+        Err(Refusal::Expired) => "expired",
+        Err(Refusal::UsedUp) => "used up",
+        Ok(()) | Err(_) => "valid",
+    }
+}
+
 /// Whether a role may do what another may not. Roles are ordered from the most to the least.
 fn is_more(asked: NodeRole, given: NodeRole) -> bool {
     asked < given
@@ -150,7 +160,9 @@ impl AdoptionCode {
         if self.is_over(now_ms) {
             return Err(CodeRefusal::Over);
         }
-        let wait_ms = self.tried_ms.map_or(0, |tried_ms| tried_ms + GUESS_INTERVAL_MS - now_ms);
+        // A clock that was set back does not make people wait for it.
+        let last_ms = self.tried_ms.filter(|tried_ms| *tried_ms <= now_ms);
+        let wait_ms = last_ms.map_or(0, |tried_ms| tried_ms + GUESS_INTERVAL_MS - now_ms);
         if wait_ms > 0 {
             return Err(CodeRefusal::TooSoon { wait_ms });
         }

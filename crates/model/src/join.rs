@@ -14,6 +14,10 @@ pub const ALPN_LINK: &[u8] = b"caelum-link/1";
 pub const ALPN_JOIN: &[u8] = b"caelum-join/1";
 /// The name in every node's certificate.
 pub const NODE_SERVER_NAME: &str = "node.caelum.internal";
+/// Path of joining.
+pub const JOIN_PATH: &str = "/api/join";
+/// Path under which a machine takes offers to be adopted.
+pub const ADOPT_PATH: &str = "/adopt";
 /// What a join token starts with, as text.
 pub const TOKEN_PREFIX: &str = "caelum-join.";
 
@@ -160,7 +164,7 @@ impl std::fmt::Debug for AdoptionOffer {
 }
 
 /// Answer of `POST /api/join`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct JoinAnswer {
     /// The node's certificate and its issuers, PEM.
     pub certificate_pem: String,
