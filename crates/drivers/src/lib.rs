@@ -5,9 +5,10 @@
 //! and limits come in as arguments; the environment and the command line are `cli`'s.
 //!
 //! Reading order: [`clock`] and [`random`], [`tls`], [`ports`],
-//! [`netinfo`], [`host`], [`spool`], [`probe`], [`poster`].
+//! [`netinfo`], [`host`], [`spool`], [`probe`], [`poster`], [`exchange`].
 
 pub mod clock;
+pub mod exchange;
 mod fault;
 pub mod host;
 pub mod mcp;

@@ -5,13 +5,14 @@
 //! to the world.
 //!
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
-//! [`window`] counts it, [`score`] and [`diagnose`] judge it; [`health`] judges machines. [`membership`] knows
-//! which of them run, over datagrams that [`packet`] and [`seal`] protect.
+//! [`window`] counts it, [`score`] and [`diagnose`] judge it; [`health`] judges machines, [`enrol`] who becomes
+//! a node. [`membership`] knows which nodes run, over datagrams that [`packet`] and [`seal`] protect.
 
 #![deny(missing_docs)]
 
 pub mod diagnose;
 pub mod drain;
+pub mod enrol;
 pub mod hash;
 pub mod health;
 pub mod intake;

@@ -292,7 +292,7 @@ pub struct Roster {
 
 /// A generation of the key by which beacons and membership datagrams prove that they are of this cluster.
 /// A revocation makes the next one.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ClusterKey {
     /// Grows by one with each change.
     pub generation: u32,

@@ -4,3 +4,4 @@ mod api;
 mod events;
 mod fixture;
 mod pages;
+mod trust;
