@@ -5,22 +5,27 @@
 //! to the world.
 //!
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
-//! [`window`] counts it, [`score`] and [`diagnose`] judge it; [`health`] judges machines. [`link`] speaks between two nodes;
-//! [`now`] is how machines are told the time.
+//! [`window`] counts it, [`score`] and [`diagnose`] judge it; [`health`] judges machines, [`enrol`] who becomes
+//! a node. [`membership`] knows which nodes run, over datagrams that [`packet`] and [`seal`] protect;
+//! [`link`] is what two nodes say to each other, and which links there are.
 
 #![deny(missing_docs)]
 
 pub mod diagnose;
 pub mod drain;
+pub mod enrol;
 pub mod hash;
 pub mod health;
 pub mod intake;
 pub mod link;
 pub mod lockout;
+pub mod membership;
 pub mod now;
+pub mod packet;
 pub mod ranges;
 pub mod schedule;
 pub mod score;
+pub mod seal;
 pub mod sketch;
 pub mod window;
 

@@ -1,12 +1,12 @@
-//! The time as an argument: what a machine is told instead of reading a clock.
+//! The two times that rules are given: one for ages, one for showing.
 
 use caelum_model::UnixMs;
 
-/// One moment on both clocks.
+/// The time, as an argument.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
-    /// Monotonic, ms: everything is measured with it.
+    /// Milliseconds on a clock that only moves forward. Ages and deadlines are reckoned by it.
     pub ms: i64,
-    /// Wall clock: only written into what people and other programs read.
+    /// The wall clock, for what is shown or sent. Never compared with another machine's.
     pub wall_ms: UnixMs,
 }
