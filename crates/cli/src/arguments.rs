@@ -365,6 +365,7 @@ fn value_name(field: &Field) -> &'static str {
         Field::Whole { .. } | Field::Decimal { .. } => "N",
         Field::Choice { .. } => "WORD",
         Field::Addresses { .. } => "ADDRESS:PORT,…",
+        Field::Words { .. } => "TEXT,…",
         Field::Targets { .. } => "URL,…",
     }
 }

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod exchange;
 mod fault;
 pub mod host;
+pub mod mcp;
 pub mod netinfo;
 pub mod ports;
 pub mod poster;

@@ -5,8 +5,8 @@
 //! to the world.
 //!
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
-//! [`window`] counts it, [`score`] and [`diagnose`] judge it; [`health`] judges machines, and [`enrol`] who
-//! becomes a node.
+//! [`window`] counts it, [`score`] and [`diagnose`] judge it; [`health`] judges machines, [`enrol`] who becomes
+//! a node. [`membership`] knows which nodes run, over datagrams that [`packet`] and [`seal`] protect.
 
 #![deny(missing_docs)]
 
@@ -17,8 +17,14 @@ pub mod hash;
 pub mod health;
 pub mod intake;
 pub mod lockout;
+pub mod membership;
+pub mod now;
+pub mod packet;
 pub mod ranges;
 pub mod schedule;
 pub mod score;
+pub mod seal;
 pub mod sketch;
 pub mod window;
+
+pub use now::Now;

@@ -87,7 +87,7 @@ impl Ceiling {
     pub const ALL: [Self; 3] = [Self::Observe, Self::Tasks, Self::Shell];
 
     /// The wire spelling.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Observe => "observe",
             Self::Tasks => "tasks",

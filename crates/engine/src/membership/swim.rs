@@ -1,0 +1,207 @@
+//! SWIM itself: `foca` behind a queue of what it wants sent, woken and known.
+//!
+//! Nothing of the links is known here; see the module above for how both are weighed.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    num::{NonZeroU8, NonZeroUsize},
+    time::Duration,
+};
+
+use caelum_model::id::NodeId;
+use foca::{Config, Foca, Member, Notification, PeriodicParams, PostcardCodec, Runtime, State, Timer};
+use rand::{SeedableRng, rngs::SmallRng};
+
+use super::Seat;
+
+/// Largest message, bytes: with the seal around it, a datagram stays below the least IPv6 MTU.
+const MESSAGE_MAX: usize = 1_200;
+/// Updates that wait to be spread; more means that they are old.
+const TIMERS_MAX: usize = 65_536;
+
+/// What SWIM wants since it was last asked.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) sends: Vec<(SocketAddr, Vec<u8>)>,
+    pub(super) up: Vec<Seat>,
+    pub(super) down: Vec<Seat>,
+}
+
+impl Found {
+    pub(super) fn is_empty(&self) -> bool {
+        self.sends.is_empty() && self.up.is_empty() && self.down.is_empty()
+    }
+}
+
+/// SWIM and its timers.
+pub(super) struct Swim {
+    foca: Foca<Seat, PostcardCodec, SmallRng, foca::NoCustomBroadcast>,
+    wanted: Wanted,
+    timers: BTreeMap<(i64, u64), Timer<Seat>>,
+    timer_count: u64,
+    seats: HashMap<NodeId, Seat>,
+}
+
+/// Collects what foca asks for; timers get their time when they are taken over.
+#[derive(Default)]
+struct Wanted {
+    found: Found,
+    timers: Vec<(Duration, Timer<Seat>)>,
+}
+
+impl Runtime<Seat> for &mut Wanted {
+    fn notify(&mut self, notification: Notification<'_, Seat>) {
+        match notification {
+            Notification::MemberUp(seat) => self.found.up.push(seat.clone()),
+            Notification::MemberDown(seat) => self.found.down.push(seat.clone()),
+            Notification::Rename(_, to) => self.found.up.push(to.clone()),
+            Notification::Active | Notification::Idle | Notification::Defunct | Notification::Rejoin(_) => {}
+        }
+    }
+
+    fn send_to(&mut self, to: Seat, data: &[u8]) {
+        self.found.sends.push((to.addr, data.to_vec()));
+    }
+
+    fn submit_after(&mut self, event: Timer<Seat>, after: Duration) {
+        self.timers.push((after, event));
+    }
+}
+
+/// Slow and careful: quick detection is the links' part.
+fn config() -> Config {
+    let number = |number| NonZeroUsize::new(number).expect("a constant above zero");
+    Config {
+        probe_period: Duration::from_secs(3),
+        probe_rtt: Duration::from_secs(1),
+        num_indirect_probes: number(3),
+        max_transmissions: NonZeroU8::new(8).expect("a constant above zero"),
+        suspect_to_down_after: Duration::from_secs(10),
+        remove_down_after: Duration::from_secs(24 * 3_600).into(),
+        max_packet_size: number(MESSAGE_MAX),
+        notify_down_members: true,
+        periodic_announce: None,
+        periodic_announce_to_down_members: Some(PeriodicParams {
+            frequency: Duration::from_secs(60),
+            num_members: number(1),
+        }),
+        periodic_gossip: Some(PeriodicParams {
+            frequency: Duration::from_millis(200),
+            num_members: number(3),
+        }),
+    }
+}
+
+impl Swim {
+    pub(super) fn new(seat: Seat, seed: u64) -> Self {
+        Self {
+            foca: Foca::new(seat, config(), SmallRng::seed_from_u64(seed), PostcardCodec),
+            wanted: Wanted::default(),
+            timers: BTreeMap::new(),
+            timer_count: 0,
+            seats: HashMap::new(),
+        }
+    }
+
+    pub(super) fn next_wakeup_ms(&self) -> Option<i64> {
+        self.timers.keys().next().map(|(at_ms, _)| *at_ms)
+    }
+
+    /// Somebody is known to be there: as a member, and asked for everybody else it knows.
+    pub(super) fn meet(&mut self, seat: Seat) {
+        if self.is_seated(&seat) {
+            return;
+        }
+        self.seats.entry(seat.node_id.clone()).or_insert_with(|| seat.clone());
+        // A seat that is down stays down: asking it makes it take a new one.
+        let met = self.foca.apply_many(std::iter::once(Member::alive(seat.clone())), true, &mut self.wanted);
+        self.ignore(met);
+        let asked = self.foca.announce(seat, &mut self.wanted);
+        self.ignore(asked);
+    }
+
+    /// Asks somebody believed dead, so that it takes a new seat.
+    pub(super) fn rejoin(&mut self, node_id: &NodeId) {
+        if let Some(seat) = self.seats.get(node_id).cloned() {
+            let asked = self.foca.announce(seat, &mut self.wanted);
+            self.ignore(asked);
+        }
+    }
+
+    /// This node is gone; everybody is told.
+    pub(super) fn declare_down(&mut self, node_id: &NodeId) {
+        let member =
+            self.foca.iter_membership_state().find(|member| member.id().node_id == *node_id).cloned();
+        let Some(member) = member.filter(|member| member.state() != State::Down) else { return };
+        let down = Member::new(member.id().clone(), member.incarnation(), State::Down);
+        let told = self.foca.apply_many(std::iter::once(down), true, &mut self.wanted);
+        self.ignore(told);
+        let spread = self.foca.gossip(&mut self.wanted);
+        self.ignore(spread);
+    }
+
+    /// A message from a member.
+    pub(super) fn receive(&mut self, message: &[u8]) -> Result<(), ()> {
+        match self.foca.handle_data(message, &mut self.wanted) {
+            Ok(()) => Ok(()),
+            // Speaking to a seat we had before, or of a state that has passed: no fault of the bytes.
+            Err(foca::Error::DataFromOurselves | foca::Error::NotConnected | foca::Error::NotUndead) => {
+                Ok(())
+            }
+            Err(_) => Err(()),
+        }
+    }
+
+    /// Runs what is due.
+    pub(super) fn wake(&mut self, now_ms: i64) {
+        while let Some(entry) = self.timers.first_entry() {
+            if entry.key().0 > now_ms {
+                break;
+            }
+            let timer = entry.remove();
+            let done = self.foca.handle_timer(timer, &mut self.wanted);
+            self.ignore(done);
+            self.keep_timers(now_ms);
+        }
+    }
+
+    /// Leaves in good order.
+    pub(super) fn leave(&mut self) {
+        let left = self.foca.leave_cluster(&mut self.wanted);
+        self.ignore(left);
+    }
+
+    /// What is wanted since the last time.
+    pub(super) fn take(&mut self, now_ms: i64) -> Found {
+        self.keep_timers(now_ms);
+        let found = std::mem::take(&mut self.wanted.found);
+        for seat in found.up.iter().chain(&found.down) {
+            self.seats.insert(seat.node_id.clone(), seat.clone());
+        }
+        found
+    }
+
+    fn keep_timers(&mut self, now_ms: i64) {
+        for (after, timer) in self.wanted.timers.drain(..) {
+            if self.timers.len() >= TIMERS_MAX {
+                continue;
+            }
+            self.timer_count += 1;
+            let at_ms = now_ms + i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2);
+            self.timers.insert((at_ms, self.timer_count), timer);
+        }
+    }
+
+    fn is_seated(&self, seat: &Seat) -> bool {
+        self.foca
+            .iter_members()
+            .any(|member| member.id().node_id == seat.node_id && member.id().run >= seat.run)
+    }
+
+    /// Foca refuses what does not fit its state (nobody to gossip with, a probe cut short): its next turn
+    /// follows, and nothing is lost.
+    fn ignore(&self, done: Result<(), foca::Error>) {
+        drop(done);
+    }
+}
