@@ -129,7 +129,7 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         .collect::<Result<Vec<SocketAddr>>>()?;
     let servers = trust::servers(&addresses);
     let registrar =
-        trust::registrar(&identity, &config.cluster.name, &data, &store, &clock, servers.clone()).await?;
+        trust::registrar(&identity, &config.cluster, &data, &store, &clock, servers.clone()).await?;
     let bus = Bus::default();
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();

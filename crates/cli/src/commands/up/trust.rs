@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result};
 use caelum_drivers::{clock::Clock, netinfo, random, tls};
 use caelum_engine::enrol::{AccessList, RENEW_AGAIN_MS, renew_at_ms};
-use caelum_model::cluster::NodePass;
+use caelum_model::{cluster::NodePass, config::Cluster};
 use caelum_roles::enrol::{Parts, Registrar};
 use caelum_store::Store;
 use caelum_web::serve::Tls;
@@ -21,7 +21,7 @@ const NAP_MAX: Duration = Duration::from_secs(900);
 /// The registrar of this server.
 pub(super) async fn registrar(
     identity: &Identity,
-    cluster_name: &str,
+    cluster: &Cluster,
     data: &DataDirectory,
     store: &Arc<Store>,
     clock: &Arc<dyn Clock>,
@@ -34,10 +34,11 @@ pub(super) async fn registrar(
         clock: Arc::clone(clock),
         node_id: identity.node_id.clone(),
         cluster_id: identity.cluster_id.clone(),
-        cluster_name: cluster_name.to_owned(),
+        cluster_name: cluster.name.clone(),
         keys: identity.keys.clone(),
         servers,
-        access: AccessList::default(),
+        access: AccessList::parse(cluster.access.iter().map(String::as_str))
+            .context("read cluster.access")?,
         persist_keys: Arc::new(move |keys| enrolled::save_keys(&secrets, keys)),
     });
     opened.await.context("read who was shut out")
