@@ -235,7 +235,7 @@ mod tests {
         let join_tokens = [join_token(1, 9), join_token(0, 9), join_token(1, 5)];
         let text = list(&tokens, &join_tokens, false, 5);
         let lines: Vec<Vec<&str>> = text.lines().skip(1).map(|line| line.split("  ").collect()).collect();
-        let ends: Vec<&str> = lines.iter().filter_map(|line| line.last().copied()).collect();
+        let ends: Vec<&str> = lines.iter().filter_map(|line| line.last().map(|end| end.trim())).collect();
         assert_eq!(ends, ["valid", "expired", "revoked", "valid", "used up", "expired"]);
         assert!(text.contains("2 of 3 machines as agent"), "{text}");
         assert!(text.contains("ingest+read for p-1") && text.contains("ingest+read for any probe"), "{text}");
