@@ -7,6 +7,7 @@
 //! Reading order: [`clock`] and [`random`], [`tls`], [`ports`],
 //! [`netinfo`], [`host`], [`spool`], [`probe`], [`poster`], [`exchange`], [`link`].
 
+pub mod beacon;
 pub mod clock;
 pub mod exchange;
 mod fault;

@@ -89,10 +89,27 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
 /// The process that listens on this address or on one that covers it.
 #[cfg(target_os = "linux")]
 pub fn find_holder(addr: SocketAddr) -> Option<Holder> {
-    let inodes: Vec<u64> = ["/proc/net/tcp", "/proc/net/tcp6"]
+    holder_in(["/proc/net/tcp", "/proc/net/tcp6"], LISTEN, addr)
+}
+
+/// The process that has this UDP address or one that covers it.
+#[cfg(target_os = "linux")]
+pub fn find_udp_holder(addr: SocketAddr) -> Option<Holder> {
+    holder_in(["/proc/net/udp", "/proc/net/udp6"], UNCONNECTED, addr)
+}
+
+/// State of a TCP socket that listens, and of a UDP socket without a peer, as Linux writes them.
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux has these tables"))]
+const LISTEN: &str = "0A";
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux has these tables"))]
+const UNCONNECTED: &str = "07";
+
+#[cfg(target_os = "linux")]
+fn holder_in(tables: [&str; 2], state: &str, addr: SocketAddr) -> Option<Holder> {
+    let inodes: Vec<u64> = tables
         .iter()
         .filter_map(|path| std::fs::read_to_string(path).ok())
-        .flat_map(|table| listening_inodes(&table, addr))
+        .flat_map(|table| inodes_in(&table, state, addr))
         .collect();
     if inodes.is_empty() {
         return None;
@@ -114,6 +131,12 @@ pub fn find_holder(_addr: SocketAddr) -> Option<Holder> {
     None
 }
 
+/// The process that has it; not known on this system.
+#[cfg(not(target_os = "linux"))]
+pub fn find_udp_holder(_addr: SocketAddr) -> Option<Holder> {
+    None
+}
+
 #[cfg(target_os = "linux")]
 fn program_of(pid: u32) -> String {
     let exe = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
@@ -124,10 +147,9 @@ fn program_of(pid: u32) -> String {
     name.or_else(comm).unwrap_or_else(|| "an unknown program".to_owned())
 }
 
-/// Sockets of a `/proc/net/tcp` table that listen where `wanted` would.
+/// Sockets of a table of `/proc/net` in a state and where `wanted` would be.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-fn listening_inodes(table: &str, wanted: SocketAddr) -> Vec<u64> {
-    const LISTEN: &str = "0A";
+fn inodes_in(table: &str, wanted_state: &str, wanted: SocketAddr) -> Vec<u64> {
     table
         .lines()
         .skip(1)
@@ -136,7 +158,7 @@ fn listening_inodes(table: &str, wanted: SocketAddr) -> Vec<u64> {
             let local = parse_hex_address(fields.nth(1)?)?;
             let state = fields.nth(1)?;
             let inode = fields.nth(5)?.parse().ok()?;
-            (state == LISTEN && overlaps(local, wanted)).then_some(inode)
+            (state == wanted_state && overlaps(local, wanted)).then_some(inode)
         })
         .collect()
 }

@@ -11,7 +11,10 @@
 
 #![deny(missing_docs)]
 
+pub mod backlog;
+pub mod cluster;
 pub mod diagnose;
+pub mod discovery;
 pub mod drain;
 pub mod enrol;
 pub mod hash;
@@ -27,6 +30,7 @@ pub mod schedule;
 pub mod score;
 pub mod seal;
 pub mod sketch;
+pub mod timestamp;
 pub mod window;
 
 pub use now::Now;
