@@ -5,12 +5,14 @@
 //! to the world.
 //!
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
-//! [`window`] counts it, [`score`] and [`diagnose`] judge it; [`health`] judges machines. [`membership`] knows
-//! which of them run, over datagrams that [`packet`] and [`seal`] protect.
+//! [`window`] counts it, [`score`] and [`diagnose`] judge it; [`health`] judges machines. [`discovery`] hears
+//! which machines there are, [`membership`] knows which of them run, over datagrams that [`packet`] and
+//! [`seal`] protect.
 
 #![deny(missing_docs)]
 
 pub mod diagnose;
+pub mod discovery;
 pub mod drain;
 pub mod hash;
 pub mod health;
@@ -24,6 +26,7 @@ pub mod schedule;
 pub mod score;
 pub mod seal;
 pub mod sketch;
+pub mod timestamp;
 pub mod window;
 
 pub use now::Now;
