@@ -5,18 +5,21 @@
 //! to the world.
 //!
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
-//! [`window`] counts it, [`score`] and [`diagnose`] judge it; [`health`] judges machines. [`discovery`] hears
-//! which machines there are, [`membership`] knows which of them run, over datagrams that [`packet`] and
-//! [`seal`] protect.
+//! [`window`] counts it, [`score`] and [`diagnose`] judge it; [`health`] judges machines, [`enrol`] who becomes
+//! a node. [`discovery`] hears which machines there are, [`membership`] knows which nodes run, over datagrams
+//! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
+//! are.
 
 #![deny(missing_docs)]
 
 pub mod diagnose;
 pub mod discovery;
 pub mod drain;
+pub mod enrol;
 pub mod hash;
 pub mod health;
 pub mod intake;
+pub mod link;
 pub mod lockout;
 pub mod membership;
 pub mod now;

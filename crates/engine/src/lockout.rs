@@ -3,7 +3,7 @@
 //! Kept for a name and for an address alike. The count is forgotten after a quiet hour or a success. Memory is
 //! bounded: the entry that was quiet longest goes first.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::IpAddr};
 
 use caelum_model::UnixMs;
 
@@ -65,6 +65,18 @@ impl Lockout {
     /// Forgets the failures under a key.
     pub fn succeed(&mut self, key: &str) {
         self.entries.remove(key);
+    }
+}
+
+/// What failures from an address are kept under. One sender of IPv6 has a whole network of addresses; they
+/// count together.
+pub fn address_key(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
     }
 }
 

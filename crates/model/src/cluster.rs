@@ -87,7 +87,7 @@ impl Ceiling {
     pub const ALL: [Self; 3] = [Self::Observe, Self::Tasks, Self::Shell];
 
     /// The wire spelling.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Observe => "observe",
             Self::Tasks => "tasks",
@@ -292,7 +292,7 @@ pub struct Roster {
 
 /// A generation of the key by which beacons and membership datagrams prove that they are of this cluster.
 /// A revocation makes the next one.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ClusterKey {
     /// Grows by one with each change.
     pub generation: u32,

@@ -10,7 +10,7 @@
 
 use std::net::SocketAddr;
 
-use crate::{node::Thresholds, target::Families};
+use crate::{cluster::Ceiling, node::Thresholds, target::Families};
 
 /// All settings of one process.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,6 +23,8 @@ pub struct Config {
     pub tls: Tls,
     /// `[sessions]`
     pub sessions: Sessions,
+    /// `[beacon]`
+    pub beacon: Beacon,
     /// `[agent]`
     pub agent: Agent,
     /// `[health]`
@@ -44,11 +46,64 @@ pub struct Config {
 pub struct Cluster {
     /// Name people use.
     pub name: String,
+    /// Whether machines without a certificate may link, as the programs did that came before.
+    pub open: bool,
+    /// Networks from which machines may link and join; none means every network.
+    pub access: Vec<String>,
+    /// Machines that are dialled whether they are heard or not: `HOST:PORT`.
+    pub peers: Vec<String>,
+    /// Networks that *Discover* also tries address by address; none means that it only asks by beacon.
+    pub sweep: Vec<String>,
 }
 
 impl Default for Cluster {
     fn default() -> Self {
-        Self { name: "caelum".to_owned() }
+        Self {
+            name: "caelum".to_owned(),
+            open: false,
+            access: Vec::new(),
+            peers: Vec::new(),
+            sweep: Vec::new(),
+        }
+    }
+}
+
+/// Discovery by datagrams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beacon {
+    /// Whether this process sends and hears beacons.
+    pub enabled: bool,
+    /// UDP port.
+    pub port: u16,
+    /// Time between two beacons, s.
+    pub interval_s: u64,
+    /// Silence after which a machine is lost, s.
+    pub timeout_s: u64,
+    /// Whether beacons go to the multicast groups.
+    pub multicast: bool,
+    /// Whether they go to the broadcast address of each interface.
+    pub broadcast: bool,
+    /// Machines on other networks that are sent each beacon: `HOST:PORT` or `HOST`.
+    pub targets: Vec<String>,
+    /// Whether the second dialect is spoken too.
+    pub second_dialect: bool,
+    /// Address that is told to others; none means the most useful of this machine.
+    pub advertise: Option<String>,
+}
+
+impl Default for Beacon {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            port: crate::beacon::BEACON_PORT,
+            interval_s: 15,
+            timeout_s: 60,
+            multicast: true,
+            broadcast: true,
+            targets: Vec::new(),
+            second_dialect: true,
+            advertise: None,
+        }
     }
 }
 
@@ -142,11 +197,34 @@ pub struct Agent {
     pub sample_interval_s: u64,
     /// How long the history of samples is kept, h.
     pub history_hours: u64,
+    /// The server that an agent reports to: `HOST:PORT` or an address; none means found by beacon or named
+    /// in its join token.
+    pub server: Option<String>,
+    /// Whether an agent samples and reports metrics.
+    pub metrics: bool,
+    /// The most that others may do to this node.
+    pub ceiling: Ceiling,
+    /// Words that this node can be chosen by.
+    pub capabilities: Vec<String>,
+    /// What this node offers: `NAME:TYPE:PORT`.
+    pub services: Vec<String>,
+    /// Whether ports 8100 to 8199 are looked at for MCP servers.
+    pub find_mcp: bool,
 }
 
 impl Default for Agent {
     fn default() -> Self {
-        Self { name: None, sample_interval_s: 10, history_hours: 7 * 24 }
+        Self {
+            name: None,
+            sample_interval_s: 10,
+            history_hours: 7 * 24,
+            server: None,
+            metrics: true,
+            ceiling: Ceiling::Observe,
+            capabilities: Vec::new(),
+            services: Vec::new(),
+            find_mcp: true,
+        }
     }
 }
 

@@ -14,6 +14,10 @@ pub const ALPN_LINK: &[u8] = b"caelum-link/1";
 pub const ALPN_JOIN: &[u8] = b"caelum-join/1";
 /// The name in every node's certificate.
 pub const NODE_SERVER_NAME: &str = "node.caelum.internal";
+/// Path of joining.
+pub const JOIN_PATH: &str = "/api/join";
+/// Path under which a machine takes offers to be adopted.
+pub const ADOPT_PATH: &str = "/adopt";
 /// What a join token starts with, as text.
 pub const TOKEN_PREFIX: &str = "caelum-join.";
 
@@ -79,6 +83,12 @@ pub struct Enrolment {
     pub admitted_at_ms: UnixMs,
     /// When it was revoked.
     pub revoked_at_ms: Option<UnixMs>,
+    /// The most it let anybody do when it joined. It holds its own; this is for people.
+    #[serde(default)]
+    pub ceiling: Ceiling,
+    /// Its host name when it joined.
+    #[serde(default)]
+    pub hostname: String,
 }
 
 /// Body of `POST /api/join`.
@@ -131,8 +141,30 @@ impl std::fmt::Debug for Admission {
     }
 }
 
+/// Body of `POST /adopt`, from a server to a machine that shows a code.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptionOffer {
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// Its name.
+    pub cluster_name: String,
+    /// Where servers are reached: `host:port`, best first.
+    pub servers: Vec<String>,
+    /// SHA-256 of the authority's certificate, lower-case hex.
+    pub authority_sha256: String,
+    /// HMAC-SHA-256 under the stretched code, lower-case hex: proof that somebody typed it at the server.
+    pub proof: String,
+}
+
+/// Never shows the proof.
+impl std::fmt::Debug for AdoptionOffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AdoptionOffer({} by {:?})", self.cluster_id, self.servers)
+    }
+}
+
 /// Answer of `POST /api/join`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct JoinAnswer {
     /// The node's certificate and its issuers, PEM.
     pub certificate_pem: String,

@@ -6,6 +6,7 @@
 pub mod aggregator;
 pub mod bus;
 pub mod diagnoser;
+pub mod enrol;
 pub mod ingest;
 pub mod keeper;
 pub mod probe;

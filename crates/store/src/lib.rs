@@ -1,9 +1,9 @@
-//! Durable records: nodes, samples, targets, people, tokens, rollups, verdicts.
+//! Durable records: nodes, samples, targets, people, tokens, enrolments, rollups, verdicts.
 //!
 //! Only this crate speaks SQL. It keeps what it is given and decides nothing: which rows change is the
 //! engine's word, when they are written is a role's.
 //!
-//! One backend so far, SQLite in [`sqlite`], a file a noun: `nodes`, `targets`, `people`, `rollups`,
+//! One backend so far, SQLite in [`sqlite`], a file a noun: `nodes`, `targets`, `people`, `enrolments`, `rollups`,
 //! `verdicts`, `coordination`, `settings`. Shapes that callers pass in and get back are in [`query`].
 
 #![deny(missing_docs)]
@@ -12,8 +12,8 @@ pub mod query;
 pub mod sqlite;
 
 pub use query::{
-    CommitOutcome, DeadLetter, Ownership, PipelineTotals, ProbeSummary, RevisedRollup, RollupQuery,
-    WindowCommit,
+    AdmitOutcome, CommitOutcome, DeadLetter, Ownership, PipelineTotals, ProbeSummary, RevisedRollup,
+    RollupQuery, WindowCommit,
 };
 pub use sqlite::Store;
 

@@ -86,6 +86,25 @@ pub enum CommitOutcome {
     NotOwner,
 }
 
+/// What became of a wish to be admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdmitOutcome {
+    /// Admitted; a use of the token is gone.
+    Admitted,
+    /// The node, or its key, was shut out before.
+    NodeRevoked,
+    /// The id was admitted with another key, or the key under another id.
+    NodeIdTaken,
+    /// There is no such token.
+    TokenUnknown,
+    /// The token was revoked.
+    TokenRevoked,
+    /// The token's time is over.
+    TokenExpired,
+    /// The token has no use left.
+    TokenUsedUp,
+}
+
 /// What one probe has sent, as far as it is counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeSummary {

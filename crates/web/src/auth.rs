@@ -4,7 +4,7 @@
 //! user's name as value. The role is read from the user each time, so that a change holds at once. A token is
 //! a bearer secret, kept as its SHA-256, with scopes.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use argon2::{Argon2, PasswordHash, PasswordHasher, PasswordVerifier};
 use axum::{
@@ -13,6 +13,7 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
 };
 use caelum_drivers::random;
+use caelum_engine::lockout::address_key;
 use caelum_model::{
     UnixMs,
     access::{AuditEntry, Role, Scope, Token},
@@ -303,15 +304,4 @@ fn cookie(secret: &str, max_age_s: i64, transport: &Transport) -> HeaderValue {
     let (name, secure) = if transport.is_tls { (COOKIE, "; Secure") } else { (PLAIN_COOKIE, "") };
     let text = format!("{name}={secret}; Path=/; HttpOnly; SameSite=Lax; Max-Age={max_age_s}{secure}");
     HeaderValue::try_from(text).expect("secrets are letters and digits")
-}
-
-/// One sender of IPv6 has a whole network of addresses; they count together.
-fn address_key(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(v4) => v4.to_string(),
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
-        }
-    }
 }

@@ -6,6 +6,8 @@
 
 pub mod api;
 pub mod auth;
+pub mod cluster;
+pub mod cluster_adopt;
 pub mod error;
 pub mod events;
 pub mod guard;

@@ -1,8 +1,12 @@
 //! The listener: one port for TLS and plain HTTP, told apart by the first byte.
 //!
 //! A TLS record that opens a connection starts with 0x16, a request line with a letter. Plain HTTP is answered
-//! on loopback; from elsewhere it is led to HTTPS, unless the settings allow it. Everything is bounded:
+//! on loopback; from elsewhere it is led to HTTPS, unless the settings allow it or a stranger asks for a link.
+//! Everything is bounded:
 //! connections, the time to the first byte, to the end of the handshake, and to the end of the headers.
+//!
+//! TLS is of three kinds, told apart by the protocol that the client names (ALPN): nodes that link, machines
+//! that join, and everybody else. The first two reach one path each.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -11,9 +15,15 @@ use axum::{
     body::Body,
     extract::Request,
     http::{HeaderValue, StatusCode, header},
+    middleware::Next,
     response::{IntoResponse, Response},
 };
-use caelum_model::cluster::NodePass;
+use caelum_drivers::{link::watch_socket, tls::node_pass};
+use caelum_model::{
+    cluster::NodePass,
+    envelope::LINK_PATH,
+    join::{ALPN_JOIN, ALPN_LINK, JOIN_PATH},
+};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -22,12 +32,14 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+
+use crate::error::ApiError;
 
 /// Connections at once; more wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 4096;
@@ -51,16 +63,53 @@ pub struct Transport {
     pub node: Option<NodePass>,
 }
 
+/// How TLS is spoken. Certificates are renewed while the listener runs, so it comes as something to look at
+/// anew for each connection.
+#[derive(Clone)]
+pub struct Tls {
+    /// For browsers and programs.
+    pub public: Arc<rustls::ServerConfig>,
+    /// For nodes that link; none where this process takes no links.
+    pub link: Option<Arc<rustls::ServerConfig>>,
+    /// For machines that join; none where this process admits nobody.
+    pub join: Option<Arc<rustls::ServerConfig>>,
+    /// Whether a node with a valid certificate is let in: asked for each connection, so that a revocation
+    /// holds at once.
+    pub admits: Arc<dyn Fn(&NodePass) -> bool + Send + Sync>,
+}
+
+impl Tls {
+    /// Only what browsers and programs use.
+    pub fn public(config: rustls::ServerConfig) -> Self {
+        Self { public: Arc::new(config), link: None, join: None, admits: Arc::new(|_| true) }
+    }
+}
+
+/// What a TLS connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Public,
+    Link,
+    Join,
+}
+
 /// Answers on a listener until told to stop, then lets requests that are under way finish.
 pub async fn run(
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    tls: watch::Receiver<Tls>,
     app: Router,
     allow_plaintext: bool,
     stop: CancellationToken,
     drain_max: Duration,
 ) {
-    let server = Arc::new(Server { acceptor: TlsAcceptor::from(tls), app, allow_plaintext });
+    let server = Arc::new(Server {
+        tls,
+        link_app: app.clone().layer(axum::middleware::from_fn(only_links)),
+        join_app: app.clone().layer(axum::middleware::from_fn(only_joins)),
+        plain_app: app.clone().layer(axum::middleware::from_fn(only_strangers)),
+        app,
+        allow_plaintext,
+    });
     let graceful = Arc::new(Connections::default());
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -115,8 +164,11 @@ impl Connections {
 }
 
 struct Server {
-    acceptor: TlsAcceptor,
+    tls: watch::Receiver<Tls>,
     app: Router,
+    link_app: Router,
+    join_app: Router,
+    plain_app: Router,
     allow_plaintext: bool,
 }
 
@@ -128,8 +180,9 @@ impl Server {
         connections: &Connections,
         stop: &CancellationToken,
     ) {
-        // Small answers go out at once; failing to say so costs latency, nothing else.
-        drop(stream.set_nodelay(true));
+        // Which connections become links is known only later, when the socket is out of reach. Small answers
+        // go out at once.
+        watch_socket(&stream);
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let mut first = [0u8];
         let peeked = tokio::select! {
@@ -140,11 +193,8 @@ impl Server {
             return;
         }
         if first[0] == TLS_HANDSHAKE {
-            match timeout(HANDSHAKE_MAX, self.acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => {
-                    let transport = Transport { peer, is_tls: true, node: None };
-                    self.serve(stream, self.app.clone(), transport, connections).await;
-                }
+            match timeout(HANDSHAKE_MAX, self.shake(stream)).await {
+                Ok(Ok((stream, purpose))) => self.serve_tls(stream, purpose, peer, connections).await,
                 Ok(Err(error)) => {
                     tracing::debug!(code = "web.handshake_failed", %peer, %error, "a TLS handshake failed");
                 }
@@ -158,9 +208,61 @@ impl Server {
         let app = if self.allow_plaintext || peer.ip().is_loopback() {
             self.app.clone()
         } else {
-            Router::new().fallback(lead_to_https)
+            self.plain_app.clone()
         };
         self.serve(stream, app, transport, connections).await;
+    }
+
+    /// Chooses by the protocol that the client names, and shakes hands.
+    async fn shake(&self, stream: TcpStream) -> std::io::Result<(TlsStream<TcpStream>, Purpose)> {
+        let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+        let tls = self.tls.borrow().clone();
+        let names = |wanted: &[u8]| {
+            start.client_hello().alpn().is_some_and(|mut named| named.any(|name| name == wanted))
+        };
+        let (config, purpose) = match (tls.link, tls.join) {
+            (Some(link), _) if names(ALPN_LINK) => (link, Purpose::Link),
+            (_, Some(join)) if names(ALPN_JOIN) => (join, Purpose::Join),
+            _ => (tls.public, Purpose::Public),
+        };
+        Ok((start.into_stream(config).await?, purpose))
+    }
+
+    async fn serve_tls(
+        &self,
+        stream: TlsStream<TcpStream>,
+        purpose: Purpose,
+        peer: SocketAddr,
+        connections: &Connections,
+    ) {
+        let node = match purpose {
+            Purpose::Link => match self.node_of(&stream) {
+                Some(pass) => Some(pass),
+                None => {
+                    tracing::info!(code = "web.node_refused", %peer, "a node that is not admitted wanted a link");
+                    let transport = Transport { peer, is_tls: true, node: None };
+                    let app = Router::new().fallback(async || {
+                        ApiError::ForbiddenBecause("node_revoked", "this node is not admitted".to_owned())
+                    });
+                    return self.serve(stream, app, transport, connections).await;
+                }
+            },
+            Purpose::Join | Purpose::Public => None,
+        };
+        let app = match purpose {
+            Purpose::Public => self.app.clone(),
+            Purpose::Link => self.link_app.clone(),
+            Purpose::Join => self.join_app.clone(),
+        };
+        self.serve(stream, app, Transport { peer, is_tls: true, node }, connections).await;
+    }
+
+    /// Whose certificate was shown, if that node is let in.
+    fn node_of(&self, stream: &TlsStream<TcpStream>) -> Option<NodePass> {
+        let certificates = stream.get_ref().1.peer_certificates()?;
+        let pass = node_pass(certificates.first()?).ok()?;
+        let admits = Arc::clone(&self.tls.borrow().admits);
+        admits(&pass).then_some(pass)
     }
 
     async fn serve<S>(&self, stream: S, app: Router, transport: Transport, connections: &Connections)
@@ -175,12 +277,35 @@ impl Server {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_MAX);
         builder.http2().timer(TokioTimer::new()).max_concurrent_streams(64);
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
         let Some(watcher) = connections.watcher() else { return };
         if let Err(error) = watcher.watch(connection).await {
             tracing::debug!(code = "web.connection_ended", %peer, %error, "a connection ended early");
         }
     }
+}
+
+/// A link reaches the path of links and no other.
+async fn only_links(request: Request, next: Next) -> Response {
+    only(LINK_PATH, request, next).await
+}
+
+/// A machine that joins reaches the path of joining and no other.
+async fn only_joins(request: Request, next: Next) -> Response {
+    only(JOIN_PATH, request, next).await
+}
+
+async fn only(path: &str, request: Request, next: Next) -> Response {
+    if request.uri().path() == path {
+        return next.run(request).await;
+    }
+    crate::error::not_found().await.into_response()
+}
+
+/// Programs without certificates speak plain HTTP, and reach the path of links; whether they are let in is
+/// decided there.
+async fn only_strangers(request: Request, next: Next) -> Response {
+    if request.uri().path() == LINK_PATH { next.run(request).await } else { lead_to_https(request).await }
 }
 
 /// Answers plain HTTP from elsewhere: the same place, by HTTPS, with method and body kept.

@@ -1,12 +1,15 @@
 //! What every route stands on.
 
-use std::sync::{Arc, Mutex, RwLock};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, RwLock},
+};
 
 use caelum_drivers::clock::Clock;
 use caelum_engine::lockout::Lockout;
 use caelum_model::{UnixMs, id::NodeId, node::Thresholds};
 use caelum_queue::Queue;
-use caelum_roles::{bus::Bus, ingest::Ingest};
+use caelum_roles::{bus::Bus, enrol::Registrar, ingest::Ingest};
 use caelum_store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +26,19 @@ pub struct Settings {
     pub session_ttl_s: u64,
     /// Whether plain HTTP is answered from elsewhere than this machine.
     pub allow_plaintext: bool,
+}
+
+/// Finds the address under which a machine that was heard is dialled: where its datagrams come from, with the
+/// port that it names.
+pub type FindMachine = Arc<dyn Fn(&str) -> Option<SocketAddr> + Send + Sync>;
+
+/// What admits nodes and shuts them out.
+#[derive(Clone)]
+pub struct Trust {
+    /// Says who is admitted.
+    pub registrar: Arc<Registrar>,
+    /// Finds machines that are to be adopted.
+    pub find_machine: FindMachine,
 }
 
 /// What every route stands on; shared by all of them.
@@ -51,6 +67,8 @@ pub struct State {
     pub settings: Settings,
     /// Told when the process is to end: what lasts, such as a live page, ends by itself then.
     pub stop: CancellationToken,
+    /// What admits nodes; none where this process admits nobody.
+    pub trust: Option<Trust>,
     /// Thresholds in force.
     pub thresholds: RwLock<Thresholds>,
     pub(crate) lockout: Mutex<Lockout>,
@@ -79,6 +97,8 @@ pub struct Parts {
     pub settings: Settings,
     /// Told when the process is to end.
     pub stop: CancellationToken,
+    /// What admits nodes; none where this process admits nobody.
+    pub trust: Option<Trust>,
     /// Thresholds in force at the start.
     pub thresholds: Thresholds,
 }
@@ -99,6 +119,7 @@ impl State {
             certificate_fingerprint: parts.certificate_fingerprint,
             settings: parts.settings,
             stop: parts.stop,
+            trust: parts.trust,
             thresholds: RwLock::new(parts.thresholds),
             lockout: Mutex::default(),
             password_checks: Semaphore::new(PASSWORD_CHECKS_MAX),

@@ -13,28 +13,19 @@ use super::{
 /// Names that begin like a setting and are read elsewhere.
 const OWN: [&str; 4] = ["CAELUM_CONFIG", "CAELUM_DATA", "CAELUM_SERVER", "CAELUM_TOKEN"];
 
-/// What became of a name that an earlier set-up documents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Now {
-    /// It is this setting.
-    Setting(&'static str),
-    /// What it sets is not there yet; with what it will be about.
-    Later(&'static str),
-}
-
-/// The names printed in the documents that Caelum grew from.
-pub const EARLIER: [(&str, Now); 11] = [
-    ("ARCHITECT_CPU_WARNING", Now::Setting("health.cpu_warning")),
-    ("ARCHITECT_CPU_CRITICAL", Now::Setting("health.cpu_critical")),
-    ("ARCHITECT_MEMORY_WARNING", Now::Setting("health.memory_warning")),
-    ("ARCHITECT_MEMORY_CRITICAL", Now::Setting("health.memory_critical")),
-    ("ARCHITECT_DISK_WARNING", Now::Setting("health.disk_warning")),
-    ("ARCHITECT_DISK_CRITICAL", Now::Setting("health.disk_critical")),
-    ("ARCHITECT_HEARTBEAT_TIMEOUT", Now::Setting("health.heartbeat_timeout_s")),
-    ("ARCHITECT_USER", Now::Setting("server.admin_name")),
-    ("ARCHITECT_PASSWORD", Now::Setting("server.admin_password")),
-    ("ARCHITECT_DASHBOARD_URL", Now::Later("the server that an agent reports to")),
-    ("BEACON_PORT", Now::Later("the port of discovery beacons")),
+/// The names printed in the documents that Caelum grew from, each with the setting that it is now.
+pub const EARLIER: [(&str, &str); 11] = [
+    ("ARCHITECT_CPU_WARNING", "health.cpu_warning"),
+    ("ARCHITECT_CPU_CRITICAL", "health.cpu_critical"),
+    ("ARCHITECT_MEMORY_WARNING", "health.memory_warning"),
+    ("ARCHITECT_MEMORY_CRITICAL", "health.memory_critical"),
+    ("ARCHITECT_DISK_WARNING", "health.disk_warning"),
+    ("ARCHITECT_DISK_CRITICAL", "health.disk_critical"),
+    ("ARCHITECT_HEARTBEAT_TIMEOUT", "health.heartbeat_timeout_s"),
+    ("ARCHITECT_USER", "server.admin_name"),
+    ("ARCHITECT_PASSWORD", "server.admin_password"),
+    ("ARCHITECT_DASHBOARD_URL", "agent.server"),
+    ("BEACON_PORT", "server.listen"),
 ];
 
 /// Picks settings out of the environment, earlier names first, so that ours are applied over them.
@@ -42,16 +33,10 @@ pub fn read(variables: &[(String, String)], notes: &mut Vec<String>) -> Vec<Item
     let mut items = Vec::new();
     let set = || variables.iter().filter(|(_, value)| !value.is_empty());
     for (name, value) in set() {
-        match EARLIER.iter().find(|(earlier, _)| earlier == name) {
-            Some((_, Now::Setting(path))) => {
-                let key = keys::position(path);
-                notes.push(format!("{name} is understood; its name is now {}", KEYS[key].variable()));
-                items.push(item(key, name, value));
-            }
-            Some((_, Now::Later(what))) => {
-                notes.push(format!("{name} ({what}) has no effect yet"));
-            }
-            None => {}
+        if let Some((_, path)) = EARLIER.iter().find(|(earlier, _)| earlier == name) {
+            let key = keys::position(path);
+            notes.push(format!("{name} is understood; its name is now {}", KEYS[key].variable()));
+            items.push(item(key, name, value));
         }
     }
     for (name, value) in

@@ -92,8 +92,11 @@ impl Field {
             }
             Self::Choice { options, .. } => options.iter().map(|o| format!("{o:?}")).collect::<Vec<_>>().join(" or "),
             Self::Addresses { .. } => {
-                "a list of 1 to 16 ADDRESS:PORT, such as 127.0.0.1:8080 or [::1]:8080".to_owned()
+                "a list of 1 to 16 ADDRESS:PORT, such as 127.0.0.1:8080 or [::1]:8080; a PORT alone means every \
+                 address"
+                    .to_owned()
             }
+            Self::Words { form, .. } => format!("a list of up to 64, each {}", form.allowed()),
             Self::Targets { .. } => {
                 "a list of up to 500 tables with url and, if wanted, name, interval_s, throughput_url, families"
                     .to_owned()
@@ -133,6 +136,7 @@ impl Field {
                 write(config, chosen.ok_or_else(|| refuse(format!("is {text:?}")))?);
             }
             Self::Addresses { write, .. } => write(config, addresses_of(given, self)?),
+            Self::Words { write, form, .. } => write(config, words_of(given, *form, self)?),
             Self::Targets { write, .. } => write(config, targets_of(given, self)?),
         }
         Ok(())
@@ -148,6 +152,12 @@ pub enum Form {
     File,
     /// An `http://` or `https://` address.
     HttpUrl,
+    /// Where a machine is reached.
+    Place,
+    /// A network in prefix notation.
+    Network,
+    /// Name, type and port of a service.
+    Service,
 }
 
 impl Form {
@@ -156,6 +166,9 @@ impl Form {
             Self::Name => "text of 1 to 64 bytes",
             Self::File => "the absolute path of a file",
             Self::HttpUrl => "an address that begins with http:// or https://",
+            Self::Place => "HOST, HOST:PORT or https://HOST:PORT",
+            Self::Network => "a network such as 10.0.0.0/8 or fd00::/8",
+            Self::Service => "NAME:TYPE:PORT, such as wiki:http:8000",
         }
     }
 
@@ -167,8 +180,44 @@ impl Form {
             Self::HttpUrl => {
                 probe::parse_web_url(text).map(drop).map_err(|error| format!("is {text:?} ({error})"))
             }
+            Self::Place if is_place(text) => Ok(()),
+            Self::Network if is_network(text) => Ok(()),
+            Self::Service if is_service(text) => Ok(()),
+            Self::Place | Self::Network | Self::Service => Err(format!("is {text:?}")),
         }
     }
+}
+
+fn is_place(text: &str) -> bool {
+    let bare = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or(text);
+    let bare = bare.strip_suffix('/').unwrap_or(bare);
+    let is_host = |host: &str| {
+        !host.is_empty()
+            && host.len() <= 253
+            && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+    };
+    if bare.parse::<std::net::IpAddr>().is_ok() || bare.parse::<SocketAddr>().is_ok() {
+        return true;
+    }
+    match bare.rsplit_once(':') {
+        Some((host, port)) => is_host(host) && port.parse::<u16>().is_ok_and(|port| port != 0),
+        None => is_host(bare),
+    }
+}
+
+fn is_network(text: &str) -> bool {
+    let (ip, bits) = text.split_once('/').unwrap_or((text, ""));
+    let Ok(ip) = ip.parse::<std::net::IpAddr>() else { return false };
+    let most = if ip.is_ipv4() { 32 } else { 128 };
+    bits.is_empty() && !text.contains('/') || bits.parse::<u8>().is_ok_and(|bits| bits <= most)
+}
+
+fn is_service(text: &str) -> bool {
+    let parts: Vec<&str> = text.split(':').collect();
+    let [name, kind, port] = parts.as_slice() else { return false };
+    check_text(name, 1, 64).is_ok()
+        && check_text(kind, 1, 32).is_ok()
+        && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 fn text_of(given: Given) -> Result<String, String> {
@@ -239,6 +288,12 @@ fn addresses_of(given: Given, field: &Field) -> Result<Vec<SocketAddr>, Vec<Prob
     }
     let (mut addresses, mut problems) = (Vec::<SocketAddr>::new(), Vec::new());
     for (index, (line, given)) in list.into_iter().enumerate() {
+        if let Given::Words(text) | Given::Text(text) = &given
+            && let Ok(port) = text.parse::<u16>()
+        {
+            addresses.extend([SocketAddr::from(([0; 4], port)), SocketAddr::from(([0u16; 8], port))]);
+            continue;
+        }
         let read = text_of(given).and_then(|text| text.parse().map_err(|_| format!("is {text:?}")));
         match read {
             Ok(address) if addresses.contains(&address) && address.port() != 0 => problems.push(Problem {
@@ -251,6 +306,22 @@ fn addresses_of(given: Given, field: &Field) -> Result<Vec<SocketAddr>, Vec<Prob
         }
     }
     if problems.is_empty() { Ok(addresses) } else { Err(problems) }
+}
+
+fn words_of(given: Given, form: Form, field: &Field) -> Result<Vec<String>, Vec<Problem>> {
+    let refuse = |found: String| format!("{found}; allowed: {}", field.allowed());
+    let list = list_of(given).map_err(|found| Problem::whole(refuse(found)))?;
+    if list.len() > 64 {
+        return Err(Problem::whole(refuse(format!("has {} members", list.len()))));
+    }
+    let (mut words, mut problems) = (Vec::new(), Vec::new());
+    for (index, (line, given)) in list.into_iter().enumerate() {
+        match text_of(given).and_then(|text| form.check(&text).map(|()| text)) {
+            Ok(word) => words.push(word),
+            Err(found) => problems.push(Problem { line, below: format!("[{index}]"), what: refuse(found) }),
+        }
+    }
+    if problems.is_empty() { Ok(words) } else { Err(problems) }
 }
 
 const TARGET_KEYS: [&str; 5] = ["url", "name", "interval_s", "throughput_url", "families"];

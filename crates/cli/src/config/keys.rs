@@ -5,7 +5,10 @@
 
 use std::{net::SocketAddr, sync::LazyLock};
 
-use caelum_model::config::{Config, LogFormat, LogLevel, Plaintext, ProbeTarget};
+use caelum_model::{
+    cluster::Ceiling,
+    config::{Config, LogFormat, LogLevel, Plaintext, ProbeTarget},
+};
 
 use super::given::Form;
 
@@ -73,6 +76,8 @@ pub enum Field {
     Choice { read: Read<&'static str>, write: Write<usize>, options: &'static [&'static str] },
     /// Addresses with ports.
     Addresses { read: Read<Vec<SocketAddr>>, write: Write<Vec<SocketAddr>> },
+    /// A list of texts.
+    Words { read: Read<Vec<String>>, write: Write<Vec<String>>, form: Form },
     /// Targets to measure.
     Targets { read: Read<Vec<ProbeTarget>>, write: Write<Vec<ProbeTarget>> },
 }
@@ -123,6 +128,32 @@ const DAY_S: u64 = 86_400;
 pub static KEYS: &[Key] = &[
     key!("cluster", "name", Text(cluster.name), "Name that people see on pages and in exports."),
     key!(
+        "cluster",
+        "open",
+        Switch(cluster.open),
+        "Whether machines without a certificate of this cluster may link, as older programs do. They are shown \
+         and answered, and never count as nodes."
+    ),
+    key!(
+        "cluster",
+        "access",
+        Words(cluster.access, form: Form::Network),
+        "Networks from which machines may link and join, such as \"10.0.0.0/8\". Empty: every network."
+    ),
+    key!(
+        "cluster",
+        "peers",
+        Words(cluster.peers, form: Form::Place),
+        "Machines that are dialled whether they are heard or not, as HOST:PORT: for other subnets."
+    ),
+    key!(
+        "cluster",
+        "sweep",
+        Words(cluster.sweep, form: Form::Network),
+        "Networks whose addresses are also tried one by one when somebody asks to discover, 1,024 addresses at \
+         most. Empty: nobody is tried who was not heard."
+    ),
+    key!(
         "server",
         "listen",
         Some("listen"),
@@ -168,6 +199,61 @@ pub static KEYS: &[Key] = &[
         Whole(sessions.ttl_s, range: (60, 30 * DAY_S), unit: "s"),
         "Somebody who has signed in and does nothing is signed out after this time."
     ),
+    key!("beacon", "enabled", Switch(beacon.enabled), "Whether this process sends and hears beacons."),
+    Key {
+        section: "beacon",
+        name: "port",
+        short_flag: None,
+        text: "UDP port of beacons and membership. Several processes of a host may share it.",
+        field: Field::Whole {
+            read: |config| u64::from(config.beacon.port),
+            write: |config, port| config.beacon.port = u16::try_from(port).unwrap_or(u16::MAX),
+            range: (0, 65_535),
+            unit: "",
+        },
+    },
+    key!(
+        "beacon",
+        "interval_s",
+        Whole(beacon.interval_s, range: (1, 3_600), unit: "s"),
+        "Time between two beacons."
+    ),
+    key!(
+        "beacon",
+        "timeout_s",
+        Whole(beacon.timeout_s, range: (3, DAY_S), unit: "s"),
+        "Silence after which a machine counts as lost. At least two intervals."
+    ),
+    key!(
+        "beacon",
+        "multicast",
+        Switch(beacon.multicast),
+        "Whether beacons go to the multicast groups 239.255.43.21 and ff02::ca:e1:21."
+    ),
+    key!(
+        "beacon",
+        "broadcast",
+        Switch(beacon.broadcast),
+        "Whether beacons go to the broadcast address of each interface."
+    ),
+    key!(
+        "beacon",
+        "targets",
+        Words(beacon.targets, form: Form::Place),
+        "Machines on other networks that are sent each beacon, as HOST or HOST:PORT."
+    ),
+    key!(
+        "beacon",
+        "second_dialect",
+        Switch(beacon.second_dialect),
+        "Whether the camelCase dialect on UDP 8081 (else 8083, 8084, 8085) is spoken too."
+    ),
+    key!(
+        "beacon",
+        "advertise",
+        MaybeText(beacon.advertise, form: Form::Name),
+        "Address that others are told. Without it, the most useful of this machine."
+    ),
     key!(
         "agent",
         "name",
@@ -186,6 +272,44 @@ pub static KEYS: &[Key] = &[
         "history_hours",
         Whole(agent.history_hours, range: (1, 365 * 24), unit: "h"),
         "How long samples are kept for charts."
+    ),
+    key!(
+        "agent",
+        "server",
+        Some("server"),
+        MaybeText(agent.server, form: Form::Place),
+        "The server that an agent reports to, as HOST:PORT or https://HOST:PORT. Without it, it is found by \
+         beacon or named in the join token."
+    ),
+    key!("agent", "metrics", Switch(agent.metrics), "Whether an agent samples this machine and reports it."),
+    Key {
+        section: "agent",
+        name: "ceiling",
+        short_flag: Some("ceiling"),
+        text: "The most that others may do to this node: \"observe\", \"tasks\" or \"shell\". No server can raise it.",
+        field: Field::Choice {
+            read: |config| config.agent.ceiling.as_str(),
+            write: |config, chosen| config.agent.ceiling = Ceiling::ALL[chosen],
+            options: &[Ceiling::ALL[0].as_str(), Ceiling::ALL[1].as_str(), Ceiling::ALL[2].as_str()],
+        },
+    },
+    key!(
+        "agent",
+        "capabilities",
+        Words(agent.capabilities, form: Form::Name),
+        "Words that this node can be chosen by, such as \"gpu\"."
+    ),
+    key!(
+        "agent",
+        "services",
+        Words(agent.services, form: Form::Service),
+        "What this node offers, each as NAME:TYPE:PORT, such as \"wiki:http:8000\"."
+    ),
+    key!(
+        "agent",
+        "find_mcp",
+        Switch(agent.find_mcp),
+        "Whether ports 8100 to 8199 of this machine are looked at for MCP servers, which are then advertised."
     ),
     key!(
         "health",

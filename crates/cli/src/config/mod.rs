@@ -214,6 +214,12 @@ fn disagreements(config: &Config, origins: &[Origin]) -> Vec<Fault> {
         "the time-out must be at least two samples long",
     );
     complain(
+        config.beacon.timeout_s < 2 * config.beacon.interval_s,
+        "beacon.timeout_s",
+        "beacon.interval_s",
+        "the time-out must be at least two intervals long",
+    );
+    complain(
         config.tls.certificate.is_some() != config.tls.key.is_some(),
         "tls.certificate",
         "tls.key",

@@ -9,7 +9,7 @@ use caelum_model::{config::Config, target::Families};
 
 use super::{
     Settings,
-    environment::{EARLIER, Now},
+    environment::EARLIER,
     keys::{self, Field, KEYS},
 };
 
@@ -35,6 +35,10 @@ impl Field {
             Self::Addresses { read, .. } => {
                 let list: Vec<String> =
                     read(config).iter().map(|address| quote(&address.to_string())).collect();
+                format!("[{}]", list.join(", "))
+            }
+            Self::Words { read, .. } => {
+                let list: Vec<String> = read(config).iter().map(|word| quote(word)).collect();
                 format!("[{}]", list.join(", "))
             }
             Self::Targets { read, .. } => {
@@ -167,10 +171,7 @@ pub fn document() -> String {
     }
     out.push_str("\n## Names of earlier set-ups\n\n| variable | now |\n|---|---|\n");
     for (name, now) in EARLIER {
-        let now = match now {
-            Now::Setting(path) => format!("`{path}`, `{}`", KEYS[keys::position(path)].variable()),
-            Now::Later(what) => format!("{what}; recognised, without effect yet"),
-        };
+        let now = format!("`{now}`, `{}`", KEYS[keys::position(now)].variable());
         out.push_str(&format!("| `{name}` | {now} |\n"));
     }
     out

@@ -15,6 +15,7 @@
 //! It reads no clock and chooses no ids: both come in with the call.
 
 mod coordination;
+mod enrolments;
 mod migrate;
 mod nodes;
 mod people;

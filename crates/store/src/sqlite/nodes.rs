@@ -76,6 +76,16 @@ impl Store {
         .await
     }
 
+    /// Forgets a node and its history. Answers false where there is none of that id.
+    pub async fn remove_node(&self, node_id: &NodeId) -> Result<bool, StoreError> {
+        let node_id = node_id.as_str().to_owned();
+        self.write("remove a node", move |transaction| {
+            transaction.execute("delete from node_points where node_id = ?1", params![node_id])?;
+            Ok(transaction.execute("delete from nodes where node_id = ?1", params![node_id])? > 0)
+        })
+        .await
+    }
+
     /// A node's history in [from, to), oldest first, thinned to at most `max_points` by taking the mean of
     /// equal stretches of time (the largest value for temperatures).
     pub async fn node_points(

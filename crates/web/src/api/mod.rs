@@ -4,6 +4,7 @@
 //! not known is null, never zero.
 
 pub mod access;
+mod enrol;
 mod measures;
 mod network;
 pub(crate) mod nodes;
@@ -37,6 +38,7 @@ pub(crate) const LIMIT_DEFAULT: usize = 100;
         (name = "system", description = "The server itself"),
         (name = "session", description = "Signing in"),
         (name = "nodes", description = "Machines and their health"),
+        (name = "cluster", description = "How machines become nodes"),
         (name = "network", description = "Targets, measurements and verdicts"),
         (name = "access", description = "Users, tokens and the audit log")),
     modifiers(&Security))]
@@ -71,7 +73,7 @@ pub fn router() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::health))
         .routes(routes!(nodes::thresholds, nodes::put_thresholds))
-        .routes(routes!(nodes::one))
+        .routes(routes!(nodes::one, enrol::revoke_node))
         .routes(routes!(nodes::one_health))
         .routes(routes!(nodes::history))
         .routes(routes!(targets::list_targets, targets::add_target))
@@ -80,6 +82,10 @@ pub fn router() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .routes(routes!(network::rollups))
         .routes(routes!(network::diagnoses))
         .routes(routes!(network::dead_letters))
+        .routes(routes!(enrol::join))
+        .routes(routes!(enrol::join_tokens, enrol::add_join_token))
+        .routes(routes!(enrol::revoke_join_token))
+        .routes(routes!(enrol::adopt))
         .routes(routes!(access::users))
         .routes(routes!(access::tokens, access::add_token))
         .routes(routes!(access::revoke_token))

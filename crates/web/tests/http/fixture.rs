@@ -1,21 +1,28 @@
 //! The whole HTTP side on a real store and queue in a temporary directory, asked without a socket.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
 
 use axum::{
     Router,
     body::Body,
     http::{Request, Response, StatusCode, header},
 };
-use caelum_drivers::clock::ManualClock;
+use caelum_drivers::{clock::ManualClock, tls::Authority};
+use caelum_engine::enrol::AccessList;
 use caelum_model::{
     access::{Role, Scope, User},
+    cluster::ClusterKey,
     id::NodeId,
     node::Thresholds,
 };
 use caelum_queue::{Embedded, Queue};
 use caelum_roles::{
     bus::Bus,
+    enrol::{self, Registrar},
     ingest::{Config, Ingest},
 };
 use caelum_store::Store;
@@ -30,21 +37,36 @@ pub struct Fixture {
     pub app: Router,
     pub state: Arc<State>,
     pub clock: Arc<ManualClock>,
+    pub authority: Arc<Authority>,
+    pub registrar: Arc<Registrar>,
+    /// Machines that are there to be adopted.
+    pub machines: Arc<Mutex<HashMap<String, SocketAddr>>>,
+    /// The keys of the cluster as they were written down.
+    pub kept_keys: Arc<Mutex<Vec<ClusterKey>>>,
     _directory: tempfile::TempDir,
 }
 
 impl Fixture {
     pub async fn new() -> Self {
-        Self::with(Config {
+        Self::admitting(AccessList::default()).await
+    }
+
+    /// Machines with these addresses may join.
+    pub async fn admitting(access: AccessList) -> Self {
+        let config = Config {
             partitions: 4,
             rate_events_per_s: 1000,
             rate_burst_events: 1000,
             backlog_events_max: 10_000,
-        })
-        .await
+        };
+        Self::made(config, access).await
     }
 
     pub async fn with(config: Config) -> Self {
+        Self::made(config, AccessList::default()).await
+    }
+
+    async fn made(config: Config, access: AccessList) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Arc::new(Store::open(&directory.path().join("caelum.db")).expect("opens"));
         let queue: Arc<dyn Queue> =
@@ -60,6 +82,32 @@ impl Fixture {
         };
         store.put_user(user("admin", Role::Admin)).await.expect("stored");
         store.put_user(user("looker", Role::Viewer)).await.expect("stored");
+        let authority = Arc::new(Authority::create("Caelum test").expect("an authority"));
+        let kept_keys: Arc<Mutex<Vec<ClusterKey>>> = Arc::default();
+        let keep = Arc::clone(&kept_keys);
+        let registrar = Registrar::open(enrol::Parts {
+            store: Arc::clone(&store),
+            authority: Arc::clone(&authority),
+            clock: Arc::clone(&clock) as _,
+            node_id: NodeId::parse("n-test").expect("valid"),
+            cluster_id: "c-test".into(),
+            cluster_name: "test".into(),
+            keys: vec![enrol::new_key(1)],
+            servers: vec!["127.0.0.1:1".into()],
+            access,
+            persist_keys: Arc::new(move |keys| {
+                *keep.lock().expect("held for a moment") = keys.to_vec();
+                Ok(())
+            }),
+        })
+        .await
+        .expect("opens");
+        let machines: Arc<Mutex<HashMap<String, SocketAddr>>> = Arc::default();
+        let known = Arc::clone(&machines);
+        let trust = state::Trust {
+            registrar: Arc::clone(&registrar),
+            find_machine: Arc::new(move |id| known.lock().expect("held for a moment").get(id).copied()),
+        };
         let state = State::new(state::Parts {
             store,
             queue,
@@ -75,9 +123,19 @@ impl Fixture {
                 allow_plaintext: false,
             },
             stop: Default::default(),
+            trust: Some(trust),
             thresholds: Thresholds::default(),
         });
-        Self { app: caelum_web::app(Arc::clone(&state)), state, clock, _directory: directory }
+        Self {
+            app: caelum_web::app(Arc::clone(&state)),
+            state,
+            clock,
+            authority,
+            registrar,
+            machines,
+            kept_keys,
+            _directory: directory,
+        }
     }
 
     /// A token with one scope; an ingest token speaks for `probe-1`.

@@ -3,4 +3,6 @@
 mod api;
 mod events;
 mod fixture;
+mod links;
 mod pages;
+mod trust;

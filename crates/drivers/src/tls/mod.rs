@@ -3,6 +3,12 @@
 //! Every use of TLS in the product goes through [`provider`], so that another cryptographic library is one
 //! line. Nothing here decides when a certificate is renewed or where it is kept; [`write_secret`] only
 //! knows how a secret file is written.
+//!
+//! Here is what people's browsers meet; [`node`] has the keys and certificates by which nodes know each
+//! other, [`peer`] the settings of the connections between them.
+
+mod node;
+mod peer;
 
 use std::{
     fs::{File, OpenOptions},
@@ -22,10 +28,17 @@ use rcgen::{
 use rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::CryptoProvider};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
+pub use node::{NodeKey, check_node_chain, csr_key_sha256, key_sha256_of, node_pass};
+pub use peer::{
+    adopt_client_config, join_server_config, link_client_config, link_server_config, pinned_join_config,
+};
+
 /// How long the cluster's authority lasts: ten years and their leap days.
 pub const AUTHORITY_DAYS: u32 = 3_653;
 /// How long a server's certificate lasts. Clients of today refuse more than 398 days.
 pub const SERVER_DAYS: u32 = 397;
+/// How long a node's certificate lasts: short, so that there is nothing to keep lists of.
+pub const NODE_VALID: Duration = Duration::from_secs(7 * 86_400);
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// Certificates begin this long ago, so that a peer whose clock is a little late accepts a fresh one.
@@ -76,7 +89,7 @@ impl Authority {
     pub fn create(common_name: &str) -> Result<Self, TlsError> {
         let failed = |source| TlsError::Make { subject: common_name.to_owned(), source };
         let key = KeyPair::generate().map_err(failed)?;
-        let mut params = params_for(common_name, AUTHORITY_DAYS);
+        let mut params = params_for(common_name, DAY * AUTHORITY_DAYS);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
@@ -125,7 +138,7 @@ impl Authority {
         let subject = names.first().cloned().or_else(|| addresses.first().map(IpAddr::to_string));
         let subject = subject.unwrap_or_else(|| "caelum".to_owned());
         let failed = |source| TlsError::Make { subject: subject.clone(), source };
-        let mut params = params_for(&subject, valid_days);
+        let mut params = params_for(&subject, DAY * valid_days);
         for name in names {
             params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into().map_err(failed)?));
         }
@@ -143,14 +156,18 @@ impl Authority {
     }
 }
 
-fn params_for(common_name: &str, valid_days: u32) -> CertificateParams {
+fn params_for(common_name: &str, valid: Duration) -> CertificateParams {
     let now = SystemTime::now();
     let mut params = CertificateParams::default();
     params.distinguished_name.remove(DnType::CommonName);
     params.distinguished_name.push(DnType::CommonName, common_name);
     params.not_before = (now - BACKDATED).into();
-    params.not_after = (now + DAY * valid_days).into();
+    params.not_after = (now + valid).into();
     params
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn first_certificate(pem: &str) -> Result<CertificateDer<'static>, TlsError> {
@@ -160,8 +177,7 @@ fn first_certificate(pem: &str) -> Result<CertificateDer<'static>, TlsError> {
 
 /// SHA-256 over the certificate's binary form, as lower-case hexadecimal digits.
 pub fn fingerprint_sha256(der: &[u8]) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, der);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(ring::digest::digest(&ring::digest::SHA256, der).as_ref())
 }
 
 /// SHA-256 of the first certificate of the text, as people compare it.
@@ -184,6 +200,20 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 /// What a server offers: HTTP/2 and HTTP/1.1 over TLS 1.2 and 1.3, no client certificate asked.
 pub fn server_config(chain_pem: &str, key_pem: &str) -> Result<ServerConfig, TlsError> {
+    let (chain, key) = chain_and_key(chain_pem, key_pem)?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// A certificate with its issuers, and its key, as rustls takes them.
+fn chain_and_key(
+    chain_pem: &str,
+    key_pem: &str,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
     let chain = CertificateDer::pem_slice_iter(chain_pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| TlsError::Read { what: "the certificate chain", detail: error.to_string() })?;
@@ -195,12 +225,7 @@ pub fn server_config(chain_pem: &str, key_pem: &str) -> Result<ServerConfig, Tls
     }
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
         .map_err(|error| TlsError::Read { what: "the private key", detail: error.to_string() })?;
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    Ok((chain, key))
 }
 
 /// The authorities that this machine trusts, and those given besides (PEM, any number, may be empty).
