@@ -5,8 +5,9 @@ use caelum_model::UnixMs;
 
 const DAY_MS: i64 = 86_400_000;
 
-/// `2026-01-31T23:59:59.999Z`. Times outside the years 0 to 9999 are written as the nearest within.
-pub fn iso_8601(ms: UnixMs) -> String {
+/// `2026-01-31T23:59:59.999+00:00`. Times outside the years 0 to 9999 are written as the nearest within. The
+/// offset is spelled out, since the readers of the first programs do not all know `Z`.
+pub fn iso(ms: UnixMs) -> String {
     const FIRST_MS: i64 = -719_528 * DAY_MS;
     const LAST_MS: i64 = 2_932_897 * DAY_MS - 1;
     let ms = ms.clamp(FIRST_MS, LAST_MS);
@@ -14,7 +15,7 @@ pub fn iso_8601(ms: UnixMs) -> String {
     let (year, month, day) = civil(days);
     let (hour, minute) = (of_day / 3_600_000, of_day / 60_000 % 60);
     let (second, milli) = (of_day / 1_000 % 60, of_day % 1_000);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}+00:00")
 }
 
 /// Year, month and day of a day since 1970. The year is taken to begin in March, so that the leap day is
@@ -37,28 +38,28 @@ mod tests {
     #[test]
     fn well_known_moments_are_written_as_everybody_writes_them() {
         for (ms, text) in [
-            (0, "1970-01-01T00:00:00.000Z"),
-            (-1, "1969-12-31T23:59:59.999Z"),
-            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
-            (1_709_164_800_123, "2024-02-29T00:00:00.123Z"),
-            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
-            (i64::MIN, "0000-01-01T00:00:00.000Z"),
-            (i64::MAX, "9999-12-31T23:59:59.999Z"),
+            (0, "1970-01-01T00:00:00.000+00:00"),
+            (-1, "1969-12-31T23:59:59.999+00:00"),
+            (951_782_400_000, "2000-02-29T00:00:00.000+00:00"),
+            (1_709_164_800_123, "2024-02-29T00:00:00.123+00:00"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000+00:00"),
+            (i64::MIN, "0000-01-01T00:00:00.000+00:00"),
+            (i64::MAX, "9999-12-31T23:59:59.999+00:00"),
         ] {
-            assert_eq!(iso_8601(ms), text);
+            assert_eq!(iso(ms), text);
         }
     }
 
     #[test]
     fn each_day_of_four_centuries_follows_the_one_before() {
-        let (mut before, mut text) = (civil(-1), iso_8601(-1));
+        let (mut before, mut text) = (civil(-1), iso(-1));
         for day in 0..146_097 {
             let (year, month, date) = civil(day);
             let follows = (year, month, date) == (before.0, before.1, before.2 + 1)
                 || (date == 1 && (year, month) == (before.0, before.1 + 1))
                 || (month == 1 && date == 1 && year == before.0 + 1);
             assert!(follows && before.2 >= if date == 1 { 28 } else { 1 }, "{before:?} {day}");
-            let later = iso_8601(day * DAY_MS);
+            let later = iso(day * DAY_MS);
             assert!(later > text);
             (before, text) = ((year, month, date), later);
         }

@@ -8,7 +8,7 @@ use super::{
     Discovery, Output, Proof, To,
     codec::{NAME_MAX, cut, seal_first, write_second},
 };
-use crate::{now::Now, timestamp::iso_8601};
+use crate::{now::Now, timestamp};
 
 /// Changes of what is said are said after this long, so that several are said at once, ms.
 const SOON_MS: i64 = 200;
@@ -148,7 +148,7 @@ impl Discovery {
             cluster_name: clean(&config.cluster_name),
             websocket_port: config.websocket_port,
             services: config.services.clone(),
-            timestamp: iso_8601(now.wall_ms),
+            timestamp: timestamp::iso(now.wall_ms),
             instance: config.instance.clone(),
             seq: self.seq,
             kind,

@@ -287,7 +287,7 @@ fn a_sent_beacon_has_the_fields_that_travel() {
         json!({
             "message_type": "CAELUM_BEACON", "machine_id": "node-1", "hostname": "host-1",
             "primary_ip": "192.168.7.1", "cluster_id": "c-1", "cluster_name": "lab", "websocket_port": 8080,
-            "services": [], "timestamp": "2023-11-14T22:13:20.005Z", "instance": "00000000000003e9", "seq": 1,
+            "services": [], "timestamp": "2023-11-14T22:13:20.005+00:00", "instance": "00000000000003e9", "seq": 1,
             "kind": "solicit", "roles": ["agent"], "version": "0.1.0", "key_generation": 7
         })
     );
