@@ -6,8 +6,9 @@
 //!
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
 //! [`window`] counts it, [`score`] and [`diagnose`] judge it; [`health`] judges machines, [`enrol`] who becomes
-//! a node. [`membership`] knows which nodes run, over datagrams that [`packet`] and [`seal`] protect;
-//! [`link`] is what two nodes say to each other, and which links there are.
+//! a node. [`discovery`] hears which machines there are, [`membership`] knows which nodes run, over datagrams
+//! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
+//! are.
 
 #![deny(missing_docs)]
 

@@ -31,7 +31,6 @@ mod pings;
 mod reservations;
 mod seen;
 mod session;
-mod stamp;
 #[cfg(test)]
 mod tests;
 

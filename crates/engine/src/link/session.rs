@@ -15,9 +15,8 @@ use super::{
     learn,
     pings::{Due, Pings},
     seen::Seen,
-    stamp,
 };
-use crate::Now;
+use crate::{Now, timestamp};
 
 /// Time in which the peer has to say who it is, ms.
 const REGISTRATION_MAX_MS: i64 = 10_000;
@@ -281,7 +280,7 @@ impl Session {
                 self.reply(now, &envelope.message_id, found, world, out);
             }
             MessageType::Ping => {
-                let pong = (MessageType::Pong, json!({"timestamp": stamp::iso(now.wall_ms)}));
+                let pong = (MessageType::Pong, json!({"timestamp": timestamp::iso(now.wall_ms)}));
                 self.reply(now, &envelope.message_id, pong, world, out);
             }
             MessageType::TaskDistribute | MessageType::ResourceRequest | MessageType::CertificateRequest => {
@@ -490,7 +489,7 @@ impl Session {
             message_type,
             source_machine: world.me.machine_id.clone(),
             target_machines: targets,
-            timestamp: stamp::iso(now.wall_ms),
+            timestamp: timestamp::iso(now.wall_ms),
             payload,
             correlation_id,
         };
