@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use caelum_model::access::Scope;
+use caelum_model::{
+    access::Scope,
+    cluster::{Ceiling, NodeRole},
+};
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
 use crate::config::keys::{Field, KEYS, LONG_FLAGS, position};
@@ -30,8 +33,10 @@ pub enum Command {
     /// Look after people who may sign in (on this machine, no login).
     #[command(subcommand)]
     User(User),
-    /// Show the nodes and how they fare.
-    Nodes(Client),
+    /// Make this machine a node of a cluster.
+    Join(Join),
+    /// Show the nodes and how they fare; admit machines and shut nodes out.
+    Nodes(Nodes),
     /// Show, add and remove what is measured.
     #[command(subcommand)]
     Targets(Targets),
@@ -113,6 +118,24 @@ pub enum Token {
         #[command(flatten)]
         place: Place,
     },
+    /// Make a token that admits machines as nodes (`caelum join`). It is not shown again.
+    Join {
+        /// How many machines it admits
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        uses: u32,
+        /// How long it is valid, such as 90s, 12h or 30d
+        #[arg(long, value_name = "TIME", value_parser = duration_ms, default_value = "24h")]
+        expires: i64,
+        /// The most it makes of a machine: agent, beacon, server
+        #[arg(long, value_parser = node_role, default_value = "agent")]
+        role: NodeRole,
+        /// Where machines reach the server; may be given more than once [default: where it listens]
+        #[arg(long, value_name = "HOST:PORT")]
+        server: Vec<String>,
+        /// Where the data is.
+        #[command(flatten)]
+        place: Place,
+    },
     /// List tokens, newest first; their secrets are not known.
     List {
         /// Print JSON.
@@ -129,6 +152,58 @@ pub enum Token {
         /// Where the data is.
         #[command(flatten)]
         place: Place,
+    },
+}
+
+/// `caelum join`
+#[derive(Debug, Args)]
+pub struct Join {
+    /// The token that `caelum token join` printed on a server, or - to read it from standard input
+    pub token: String,
+    /// Data directory of the node [default: as for `caelum up`]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The most that anybody may do to this machine, whatever servers say: observe, tasks, shell
+    #[arg(long, value_parser = ceiling, default_value = "observe")]
+    pub ceiling: Ceiling,
+    /// What it is to be: agent, beacon, server
+    #[arg(long, value_parser = node_role, default_value = "agent")]
+    pub role: NodeRole,
+}
+
+/// `caelum nodes …`
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Nodes {
+    /// What to do instead of listing.
+    #[command(subcommand)]
+    pub action: Option<NodesAction>,
+    /// Which server is asked.
+    #[command(flatten)]
+    pub client: Client,
+}
+
+/// What can be done with nodes.
+#[derive(Debug, Subcommand)]
+pub enum NodesAction {
+    /// Make a machine a node that was found and shows a code.
+    Approve {
+        /// The machine's id
+        machine: String,
+        /// The code that it shows
+        #[arg(long)]
+        code: String,
+        /// Which server is asked.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Shut a node out, at once and for good.
+    Revoke {
+        /// The node's id, or its name where only one has it
+        node: String,
+        /// Which server is asked.
+        #[command(flatten)]
+        client: Client,
     },
 }
 
@@ -202,6 +277,15 @@ pub struct Client {
 
 fn scope(text: &str) -> Result<Scope, String> {
     Scope::parse(text).ok_or_else(|| "scopes are ingest, read, operate and admin".to_owned())
+}
+
+fn node_role(text: &str) -> Result<NodeRole, String> {
+    NodeRole::parse(text).ok_or_else(|| "roles are agent, beacon and server".to_owned())
+}
+
+fn ceiling(text: &str) -> Result<Ceiling, String> {
+    let known = Ceiling::ALL.into_iter().find(|ceiling| ceiling.as_str() == text);
+    known.ok_or_else(|| "ceilings are observe, tasks and shell".to_owned())
 }
 
 /// `90s`, `15m`, `12h` or `30d` as milliseconds.

@@ -21,6 +21,7 @@ pub struct Client {
     http: reqwest::Client,
     base: String,
     token: String,
+    patience: Duration,
 }
 
 impl Client {
@@ -44,16 +45,20 @@ impl Client {
         let roots = tls::root_store(&authority).context("read the authorities that are trusted")?;
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls::client_config(roots).context("prepare TLS")?)
-            .timeout(TIMEOUT)
             .build()
             .context("prepare the HTTP client")?;
-        Ok(Self { http, base, token })
+        Ok(Self { http, base, token, patience: TIMEOUT })
+    }
+
+    /// Waits longer for an answer that takes long.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Asks, and answers the JSON of a good answer. Anything else is said with the server's own words.
     pub async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let url = format!("{}{path}", self.base);
-        let mut request = self.http.request(method, &url).bearer_auth(&self.token);
+        let mut request = self.http.request(method, &url).timeout(self.patience).bearer_auth(&self.token);
         if let Some(body) = body {
             request = request.json(body);
         }

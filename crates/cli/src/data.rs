@@ -62,7 +62,7 @@ impl DataDirectory {
         self.root.join("secrets/ca.pem")
     }
 
-    /// Written when everything is served: `{"urls": [...], "pid": n}`.
+    /// Written when everything is served: `{"urls": [...], "servers": ["host:port"], "pid": n}`.
     pub fn ready_file(&self) -> PathBuf {
         self.root.join("run/ready.json")
     }

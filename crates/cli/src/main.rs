@@ -8,6 +8,7 @@ mod client;
 mod commands;
 mod config;
 mod data;
+mod enrolled;
 mod environment;
 mod exit;
 mod log;

@@ -1,6 +1,7 @@
 //! One file for each command, and the step they share: from arguments to settings.
 
 mod config;
+mod join;
 mod nodes;
 mod targets;
 mod token;
@@ -38,7 +39,8 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
         Command::Config(command) => config::run(command),
         Command::Token(command) => wait_for(token::run(command)),
         Command::User(command) => wait_for(user::run(command)),
-        Command::Nodes(client) => wait_for(nodes::run(client)),
+        Command::Join(arguments) => wait_for(join::run(arguments)),
+        Command::Nodes(arguments) => wait_for(nodes::run(arguments)),
         Command::Targets(command) => wait_for(targets::run(command)),
         Command::Version => {
             output::print(&format!("caelum {}\n", env!("CARGO_PKG_VERSION")))?;

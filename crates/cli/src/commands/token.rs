@@ -1,17 +1,25 @@
-//! `caelum token`: tokens for programs, made on the machine whose data directory it is.
+//! `caelum token`: tokens for programs and for machines that join, made on the machine whose data directory it is.
 //!
 //! Whoever may write in the data directory may make a token; no login is asked for. The server need not
 //! run, and if it does, it sees the change, since both speak to the same store.
 
+use std::fs;
+
 use anyhow::{Context as _, Result, anyhow, bail};
-use caelum_drivers::clock::{Clock as _, SystemClock};
+use caelum_drivers::{
+    clock::{Clock as _, SystemClock},
+    tls,
+};
+use caelum_engine::enrol::token_state;
 use caelum_model::{
     UnixMs,
     access::{AuditEntry, ClientBinding, Scope, Token},
+    join::JoinToken,
 };
+use caelum_roles::enrol::invitation::{self, Destination};
 use caelum_store::Store;
 use caelum_web::api::access;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     arguments::{self, Place},
@@ -19,6 +27,9 @@ use crate::{
     exit::Exit,
     output,
 };
+
+/// Join tokens that are listed; older ones are over or forgotten.
+const JOIN_TOKENS_SHOWN: usize = 500;
 
 /// Makes, lists or revokes tokens.
 pub async fn run(command: arguments::Token) -> Result<Exit> {
@@ -37,24 +48,77 @@ pub async fn run(command: arguments::Token) -> Result<Exit> {
             store.close();
             output::print(&format!("token {id} allows {about}; it is not shown again:\n{secret}\n"))?;
         }
+        arguments::Token::Join { uses, expires, role, server, place } => {
+            let now_ms = SystemClock.now_ms();
+            let store = open(&place)?;
+            let to = destination(&store, &place, server).await?;
+            let servers = to.servers.join(" ");
+            let (token, invitation) = invitation::make(to, role, uses, now_ms, now_ms + expires)
+                .map_err(|wrong| anyhow!("cannot make this token: {wrong}"))?;
+            let id = token.token_id.clone();
+            store.add_join_token(token).await?;
+            store.audit(audit(now_ms, "join_token.add", &id)).await?;
+            store.close();
+            output::print(&format!(
+                "token {id} admits {uses} as {} through {servers}; on the machine that is to join, type \
+                 `caelum join` and this, which is not shown again:\n{}\n",
+                role.as_str(),
+                invitation::to_text(&invitation)
+            ))?;
+        }
         arguments::Token::List { json, place } => {
             let store = open(&place)?;
             let tokens = store.tokens().await?;
+            let join_tokens = store.join_tokens(JOIN_TOKENS_SHOWN).await?;
             store.close();
-            output::print(&list(&tokens, json, SystemClock.now_ms()))?;
+            output::print(&list(&tokens, &join_tokens, json, SystemClock.now_ms()))?;
         }
         arguments::Token::Revoke { id, place } => {
             let now_ms = SystemClock.now_ms();
             let store = open(&place)?;
-            if !store.revoke_token(id.clone(), now_ms).await? {
+            let action = if store.revoke_token(id.clone(), now_ms).await? {
+                "token.revoke"
+            } else if store.revoke_join_token(id.clone(), now_ms).await? {
+                "join_token.revoke"
+            } else {
                 bail!("there is no token {id}; `caelum token list` shows them");
-            }
-            store.audit(audit(now_ms, "token.revoke", &id)).await?;
+            };
+            store.audit(audit(now_ms, action, &id)).await?;
             store.close();
             output::print(&format!("token {id} is revoked\n"))?;
         }
     }
     Ok(Exit::Fine)
+}
+
+/// The cluster that a join token leads to, from what the server wrote down.
+async fn destination(store: &Store, place: &Place, servers: Vec<String>) -> Result<Destination> {
+    let data = DataDirectory::locate(place.data.clone())?;
+    let start_once = || format!("start the server once with `caelum up --data {}`", data.root().display());
+    let (cluster_id, cluster_name) = (store.fact("cluster_id").await?, store.fact("cluster_name").await?);
+    let file = data.authority_certificate();
+    let authority = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    Ok(Destination {
+        cluster_id: cluster_id.with_context(start_once)?,
+        cluster_name: cluster_name.with_context(start_once)?,
+        servers: if servers.is_empty() { listened_on(&data)? } else { servers },
+        authority_sha256: tls::fingerprint_of_pem(&authority)?,
+    })
+}
+
+/// Where the server that runs on this data is reached.
+fn listened_on(data: &DataDirectory) -> Result<Vec<String>> {
+    let Ok(text) = fs::read_to_string(data.ready_file()) else {
+        bail!(
+            "no server runs on the data in {}, so that its address is not known: start it, or say it with \
+             --server HOST:PORT",
+            data.root().display()
+        );
+    };
+    let ready: Value =
+        serde_json::from_str(&text).with_context(|| format!("read {}", data.ready_file().display()))?;
+    let servers = ready["servers"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    Ok(servers.map(str::to_owned).collect())
 }
 
 /// Opens the store of a data directory that has been used before.
@@ -96,7 +160,7 @@ fn state(token: &Token, now_ms: UnixMs) -> &'static str {
     }
 }
 
-fn list(tokens: &[Token], as_json: bool, now_ms: UnixMs) -> String {
+fn list(tokens: &[Token], join_tokens: &[JoinToken], as_json: bool, now_ms: UnixMs) -> String {
     if as_json {
         let tokens: Vec<_> = tokens
             .iter()
@@ -109,17 +173,34 @@ fn list(tokens: &[Token], as_json: bool, now_ms: UnixMs) -> String {
                 })
             })
             .collect();
-        return format!("{:#}\n", json!({ "tokens": tokens }));
+        let join_tokens: Vec<_> = join_tokens
+            .iter()
+            .map(|token| {
+                json!({
+                    "token_id": token.token_id, "role": token.role, "uses": token.uses,
+                    "uses_left": token.uses_left, "created_at_ms": token.created_at_ms,
+                    "expires_at_ms": token.expires_at_ms, "revoked_at_ms": token.revoked_at_ms,
+                    "state": token_state(token, now_ms),
+                })
+            })
+            .collect();
+        return format!("{:#}\n", json!({ "tokens": tokens, "join_tokens": join_tokens }));
     }
     let row = |token: &Token| {
         vec![token.token_id.clone(), token.name.clone(), describe(token), state(token, now_ms).to_owned()]
     };
-    output::table(&["ID", "NAME", "ALLOWS", "STATE"], &tokens.iter().map(row).collect::<Vec<_>>())
+    let join_row = |token: &JoinToken| {
+        let (used, uses) = (token.uses - token.uses_left.min(token.uses), token.uses);
+        let allows = format!("{used} of {uses} machines as {}", token.role.as_str());
+        vec![token.token_id.clone(), "joining".to_owned(), allows, token_state(token, now_ms).to_owned()]
+    };
+    let rows: Vec<_> = tokens.iter().map(row).chain(join_tokens.iter().map(join_row)).collect();
+    output::table(&["ID", "NAME", "ALLOWS", "STATE"], &rows)
 }
 
 #[cfg(test)]
 mod tests {
-    use caelum_model::id::ClientId;
+    use caelum_model::{cluster::NodeRole, id::ClientId};
 
     use super::*;
 
@@ -141,11 +222,23 @@ mod tests {
             token(ClientBinding::Any, Some(5), None),
             token(ClientBinding::None, Some(5), Some(3)),
         ];
-        let text = list(&tokens, false, 5);
+        let join_token = |uses_left, expires_at_ms| JoinToken {
+            token_id: "j1".to_owned(),
+            secret_sha256: [0; 32],
+            role: NodeRole::Agent,
+            uses_left,
+            uses: 3,
+            created_at_ms: 1,
+            expires_at_ms,
+            revoked_at_ms: None,
+        };
+        let join_tokens = [join_token(1, 9), join_token(0, 9), join_token(1, 5)];
+        let text = list(&tokens, &join_tokens, false, 5);
         let lines: Vec<Vec<&str>> = text.lines().skip(1).map(|line| line.split("  ").collect()).collect();
-        let ends: Vec<&str> = lines.iter().filter_map(|line| line.last().copied()).collect();
-        assert_eq!(ends, ["valid", "expired", "revoked"]);
+        let ends: Vec<&str> = lines.iter().filter_map(|line| line.last().map(|end| end.trim())).collect();
+        assert_eq!(ends, ["valid", "expired", "revoked", "valid", "used up", "expired"]);
+        assert!(text.contains("2 of 3 machines as agent"), "{text}");
         assert!(text.contains("ingest+read for p-1") && text.contains("ingest+read for any probe"), "{text}");
-        assert!(list(&tokens, true, 5).contains("\"state\": \"revoked\""));
+        assert!(list(&tokens, &join_tokens, true, 5).contains("\"state\": \"revoked\""));
     }
 }

@@ -9,6 +9,7 @@
 //! taken by the store.
 
 mod adoption;
+mod cluster_keys;
 pub mod invitation;
 mod joining;
 mod newcomer;
@@ -16,9 +17,10 @@ pub mod proof;
 mod registrar;
 
 pub use adoption::AdoptError;
+pub use cluster_keys::{PersistKeys, new_key};
 pub use joining::{JoinFailure, join};
 pub use newcomer::{Adoption, Newcomer, OfferRefusal};
-pub use registrar::{JoinError, Parts, PersistKeys, Registrar, Revocation, RevokeError, new_key};
+pub use registrar::{JoinError, Parts, Registrar, Revocation, RevokeError};
 
 /// Most servers that are named in an invitation, and the longest name of one.
 pub(crate) const SERVERS_MAX: usize = 16;

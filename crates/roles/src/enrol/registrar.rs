@@ -6,13 +6,12 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    io,
     net::IpAddr,
     sync::{Arc, Mutex, RwLock},
     time::Duration,
 };
 
-use caelum_drivers::{clock::Clock, random, tls};
+use caelum_drivers::{clock::Clock, tls};
 use caelum_engine::{
     enrol::{AccessList, Refusal, judge_token},
     lockout::{Lockout, address_key},
@@ -29,6 +28,7 @@ use tokio::sync::broadcast;
 
 use super::{
     adoption::Pending,
+    cluster_keys::{Keys, PersistKeys},
     invitation::{self, Destination},
     proof,
 };
@@ -40,9 +40,6 @@ const DELTAS_WAITING_MAX: usize = 16;
 /// Longest host name and version of a node, bytes.
 const HOSTNAME_BYTES_MAX: usize = 255;
 const VERSION_BYTES_MAX: usize = 64;
-
-/// Writes down the keys of the cluster.
-pub type PersistKeys = Arc<dyn Fn(&[ClusterKey]) -> io::Result<()> + Send + Sync>;
 
 /// Why a node is not admitted.
 #[derive(Debug, thiserror::Error)]
@@ -183,11 +180,7 @@ impl Registrar {
             cluster_id: parts.cluster_id,
             cluster_name: parts.cluster_name,
             access: parts.access,
-            keys: Arc::new(Keys {
-                keys: RwLock::new(parts.keys),
-                persist: parts.persist_keys,
-                turn: Mutex::default(),
-            }),
+            keys: Arc::new(Keys::new(parts.keys, parts.persist_keys)),
             servers: RwLock::new(parts.servers),
             deltas: broadcast::Sender::new(DELTAS_WAITING_MAX),
             lockout: Mutex::default(),
@@ -454,52 +447,4 @@ impl Registrar {
             }
         });
     }
-}
-
-/// The keys of the cluster, in memory and where they are written down.
-struct Keys {
-    keys: RwLock<Vec<ClusterKey>>,
-    persist: PersistKeys,
-    /// Held while writing, so that what is written last is what holds.
-    turn: Mutex<()>,
-}
-
-impl Keys {
-    fn get(&self) -> Vec<ClusterKey> {
-        self.keys.read().expect("no code panics while it holds this lock").clone()
-    }
-
-    /// Makes the next generation of the key and forgets the others.
-    fn next(&self) {
-        let mut keys = self.keys.write().expect("no code panics while it holds this lock");
-        let newest = keys.iter().map(|key| key.generation).max().unwrap_or(0);
-        *keys = vec![new_key(newest.saturating_add(1))];
-    }
-
-    /// Writes down the keys as they are then. Answers whether that was possible; if not, it is in the log.
-    async fn keep(self: &Arc<Self>) -> bool {
-        let keys = Arc::clone(self);
-        let written = tokio::task::spawn_blocking(move || {
-            let _turn = keys.turn.lock();
-            (keys.persist)(&keys.get())
-        });
-        match written.await {
-            Ok(Ok(())) => true,
-            failed => {
-                tracing::error!(
-                    code = "enrol.keys_not_kept",
-                    ?failed,
-                    "the new cluster key could not be written down; trying again"
-                );
-                false
-            }
-        }
-    }
-}
-
-/// A fresh key of the cluster.
-pub fn new_key(generation: u32) -> ClusterKey {
-    let mut secret = [0; 32];
-    random::fill(&mut secret);
-    ClusterKey { generation, secret: secret.iter().map(|byte| format!("{byte:02x}")).collect() }
 }

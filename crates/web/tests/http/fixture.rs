@@ -48,16 +48,25 @@ pub struct Fixture {
 
 impl Fixture {
     pub async fn new() -> Self {
-        Self::with(Config {
+        Self::admitting(AccessList::default()).await
+    }
+
+    /// Machines with these addresses may join.
+    pub async fn admitting(access: AccessList) -> Self {
+        let config = Config {
             partitions: 4,
             rate_events_per_s: 1000,
             rate_burst_events: 1000,
             backlog_events_max: 10_000,
-        })
-        .await
+        };
+        Self::made(config, access).await
     }
 
     pub async fn with(config: Config) -> Self {
+        Self::made(config, AccessList::default()).await
+    }
+
+    async fn made(config: Config, access: AccessList) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Arc::new(Store::open(&directory.path().join("caelum.db")).expect("opens"));
         let queue: Arc<dyn Queue> =
@@ -85,7 +94,7 @@ impl Fixture {
             cluster_name: "test".into(),
             keys: vec![enrol::new_key(1)],
             servers: vec!["127.0.0.1:1".into()],
-            access: AccessList::default(),
+            access,
             persist_keys: Arc::new(move |keys| {
                 *keep.lock().expect("held for a moment") = keys.to_vec();
                 Ok(())

@@ -6,6 +6,7 @@ use caelum_drivers::{
     exchange::Peer,
     tls::{self, NodeKey},
 };
+use caelum_engine::enrol::AccessList;
 use caelum_model::{
     access::Scope,
     cluster::{Ceiling, NodeRole},
@@ -33,7 +34,11 @@ struct Listening {
 
 impl Listening {
     async fn new() -> Self {
-        let fixture = Fixture::new().await;
+        Self::with(AccessList::default()).await
+    }
+
+    async fn with(access: AccessList) -> Self {
+        let fixture = Fixture::admitting(access).await;
         let tls = watch::Sender::new(tls_of(&fixture));
         let (address, stop) = listen(fixture.app.clone(), tls.subscribe()).await;
         fixture.registrar.set_servers(vec![address.to_string()]);
@@ -213,6 +218,14 @@ async fn a_node_whose_answer_was_lost_joins_again_with_the_same_token_and_nobody
     let stranger = Machine::new("n-2").request(Admission::Renewal);
     let refused = enrol::join(&once.servers, &once.authority_sha256, &stranger).await;
     assert_eq!(code_of(refused), "node_unknown");
+}
+
+#[tokio::test]
+async fn machines_from_networks_that_are_not_listed_do_not_join() {
+    let server = Listening::with(AccessList::parse(["10.0.0.0/8"]).expect("a network")).await;
+    let refused = Machine::new("n-1").join(&server.invitation(1).await).await;
+    assert_eq!(code_of(refused), "join_not_allowed_from_here");
+    assert_eq!(server.audit("node.join").await, ["refused: join_not_allowed_from_here"]);
 }
 
 #[tokio::test]

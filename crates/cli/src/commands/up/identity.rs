@@ -2,30 +2,36 @@
 //!
 //! | file in `secrets/` | what |
 //! |---|---|
-//! | `cluster.key` | 32 random bytes as hex: proves that a beacon is of this cluster |
+//! | `cluster.keys` | keys that prove beacons and membership to be of this cluster, as JSON |
+//! | `node.key`, `node.pem` | this server as a node: its key, and a certificate that is renewed each day |
 //! | `ca.pem`, `ca.key` | the cluster's certificate authority |
 //! | `server.pem`, `server.key` | this server's certificate, issued again when it runs out or the host's names change |
 //! | `probe.token` | the token of the probe in this process |
 
-use std::{fs, io::ErrorKind, net::IpAddr, path::Path};
+use std::{fs, io::ErrorKind, net::IpAddr, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use caelum_drivers::{host, netinfo, random, tls};
 use caelum_model::{
     UnixMs,
     access::{ClientBinding, Role, Scope, User},
+    cluster::{Ceiling, ClusterKey, NodeRole},
     config::Config,
     id::{ClientId, NodeId},
+    join::Enrolment,
 };
-use caelum_store::Store;
+use caelum_roles::enrol;
+use caelum_store::{AdmitOutcome, Store};
 use caelum_web::{api::access, auth};
 
-use crate::data::DataDirectory;
+use crate::{data::DataDirectory, enrolled};
 
 /// Days a server certificate is valid: the most that browsers take.
 const CERTIFICATE_DAYS: u32 = 397;
 /// A certificate with less than this left is replaced at a start, ms.
 const RENEW_BEFORE_MS: i64 = 30 * 24 * 3_600_000;
+/// A node's certificate with less than this left is replaced at a start, ms.
+const RENEW_NODE_BEFORE_MS: i64 = 3 * 24 * 3_600_000;
 /// Characters of a generated password: more than 100 bits.
 const PASSWORD_LENGTH: usize = 20;
 
@@ -33,6 +39,13 @@ const PASSWORD_LENGTH: usize = 20;
 pub(super) struct Identity {
     pub(super) node_id: NodeId,
     pub(super) node_name: String,
+    pub(super) cluster_id: String,
+    /// Keys of the cluster, newest last.
+    pub(super) keys: Vec<ClusterKey>,
+    pub(super) authority: Arc<tls::Authority>,
+    pub(super) node_key: tls::NodeKey,
+    /// This server's certificate as a node.
+    pub(super) node_chain_pem: String,
     /// Certificate of the authority.
     pub(super) authority_pem: String,
     pub(super) server_chain_pem: String,
@@ -57,12 +70,13 @@ impl Identity {
         let node_id = node_id(store).await?;
         let hostname = host::hostname();
         let secrets = data.secrets();
-        read_or_make(&secrets.join("cluster.key"), || {
-            let mut key = [0u8; 32];
-            random::fill(&mut key);
-            Ok(key.iter().map(|byte| format!("{byte:02x}")).collect())
-        })?;
-        let authority = authority(&secrets, &config.cluster.name)?;
+        let cluster_id = cluster_id(store).await?;
+        store.put_fact("cluster_name", config.cluster.name.clone()).await?;
+        let keys = cluster_keys(&secrets)?;
+        let authority = Arc::new(authority(&secrets, &config.cluster.name)?);
+        let node_key = enrolled::own_key(&secrets)?;
+        let node_chain_pem = node_certificate(&secrets, &authority, &node_key, &node_id, now_ms)?;
+        enrol_self(store, &node_key, &node_id, &hostname, now_ms).await?;
         let (server_chain_pem, server_key_pem) = match (&config.tls.certificate, &config.tls.key) {
             (Some(certificate), Some(key)) => (read_own(certificate)?, read_own(key)?),
             _ => server_certificate(&secrets, &authority, &hostname, now_ms)?,
@@ -76,7 +90,12 @@ impl Identity {
         Ok(Self {
             node_name: config.agent.name.clone().unwrap_or(hostname),
             node_id,
+            cluster_id,
+            keys,
+            node_key,
+            node_chain_pem,
             authority_pem: authority.certificate_pem().to_owned(),
+            authority,
             fingerprint: tls::fingerprint_of_pem(&server_chain_pem)?,
             server_chain_pem,
             server_key_pem,
@@ -95,6 +114,104 @@ async fn node_id(store: &Store) -> Result<NodeId> {
     let made = format!("n-{}", random::secret(12));
     store.put_fact("node_id", made.clone()).await?;
     NodeId::parse(&made).context("name the node")
+}
+
+async fn cluster_id(store: &Store) -> Result<String> {
+    if let Some(kept) = store.fact("cluster_id").await? {
+        return Ok(kept);
+    }
+    let made = format!("c-{}", random::secret(12));
+    store.put_fact("cluster_id", made.clone()).await?;
+    Ok(made)
+}
+
+/// The keys that are kept. An earlier version kept one, as plain hex: it is the first generation.
+fn cluster_keys(secrets: &Path) -> Result<Vec<ClusterKey>> {
+    if let Some(kept) = enrolled::keys(secrets)? {
+        return Ok(kept);
+    }
+    let old = secrets.join("cluster.key");
+    let first = match read(&old)? {
+        Some(secret) => ClusterKey { generation: 1, secret: secret.trim().to_owned() },
+        None => enrol::new_key(1),
+    };
+    let keys = vec![first];
+    enrolled::save_keys(secrets, &keys).with_context(|| format!("write keys in {}", secrets.display()))?;
+    match fs::remove_file(&old) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", old.display()))
+        }
+        _ => Ok(keys),
+    }
+}
+
+/// This server's certificate as a node: the one that is kept, or a fresh one.
+fn node_certificate(
+    secrets: &Path,
+    authority: &tls::Authority,
+    key: &tls::NodeKey,
+    node_id: &NodeId,
+    now_ms: UnixMs,
+) -> Result<String> {
+    if let Some(kept) = enrolled::certificate(secrets)? {
+        let pass = tls::check_node_chain(&kept, authority.certificate_pem(), &key.key_sha256());
+        let is_good = pass.is_ok_and(|pass| {
+            pass.node_id == *node_id
+                && pass.role == NodeRole::Server
+                && pass.expires_at_ms - now_ms > RENEW_NODE_BEFORE_MS
+        });
+        if is_good {
+            return Ok(kept);
+        }
+    }
+    renew_node(secrets, authority, key, node_id)
+}
+
+/// Signs a fresh certificate for this server and keeps it.
+pub(super) fn renew_node(
+    secrets: &Path,
+    authority: &tls::Authority,
+    key: &tls::NodeKey,
+    node_id: &NodeId,
+) -> Result<String> {
+    let chain_pem =
+        authority.sign_node(&key.csr_pem(node_id)?, node_id, NodeRole::Server, tls::NODE_VALID)?;
+    enrolled::save_certificate(secrets, &chain_pem)?;
+    Ok(chain_pem)
+}
+
+/// Takes this server's own id, so that nobody joins under it.
+async fn enrol_self(
+    store: &Store,
+    key: &tls::NodeKey,
+    node_id: &NodeId,
+    hostname: &str,
+    now_ms: UnixMs,
+) -> Result<()> {
+    let key_sha256 = key.key_sha256();
+    if store.enrolment_by_key(key_sha256.clone()).await?.is_some_and(|known| known.node_id == *node_id) {
+        return Ok(());
+    }
+    let enrolment = Enrolment {
+        node_id: node_id.clone(),
+        key_sha256,
+        role: NodeRole::Server,
+        admitted_by: "itself".to_owned(),
+        admitted_at_ms: now_ms,
+        revoked_at_ms: None,
+        ceiling: Ceiling::default(),
+        hostname: hostname.to_owned(),
+    };
+    let outcome = store.admit(enrolment, None, now_ms).await?;
+    if outcome != AdmitOutcome::Admitted {
+        // Its id stays taken by the key it had before, which is as good against others.
+        tracing::warn!(
+            code = "up.key_changed",
+            ?outcome,
+            "secrets/node.key is not the key this server had before"
+        );
+    }
+    Ok(())
 }
 
 fn authority(secrets: &Path, cluster_name: &str) -> Result<tls::Authority> {
@@ -194,15 +311,6 @@ async fn probe_token(secrets: &Path, store: &Store, client_id: &ClientId, now_ms
     write(&path, secret.as_bytes())?;
     store.add_token(token).await?;
     Ok(secret)
-}
-
-fn read_or_make(path: &Path, make: impl FnOnce() -> Result<String>) -> Result<String> {
-    if let Some(kept) = read(path)? {
-        return Ok(kept);
-    }
-    let made = make()?;
-    write(path, made.as_bytes())?;
-    Ok(made)
 }
 
 fn read(path: &Path) -> Result<Option<String>> {

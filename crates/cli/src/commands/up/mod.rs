@@ -7,6 +7,7 @@
 mod identity;
 mod listen;
 mod targets;
+mod trust;
 
 use std::{
     fs::{self, File, TryLockError},
@@ -121,7 +122,14 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
     let store = Arc::new(Store::open(&data.store_file())?);
     let queue: Arc<dyn Queue> = Arc::new(Embedded::open(&data.root().join("queue.db"), QUEUE_BYTES_MAX)?);
     keep_partitions(&store, config.aggregator.partitions).await?;
-    let identity = Identity::establish(&config, &data, &store, clock.now_ms()).await?;
+    let identity = Arc::new(Identity::establish(&config, &data, &store, clock.now_ms()).await?);
+    let addresses = listeners
+        .iter()
+        .map(|listener| listener.local_addr().context("read the address that is listened on"))
+        .collect::<Result<Vec<SocketAddr>>>()?;
+    let servers = trust::servers(&addresses);
+    let registrar =
+        trust::registrar(&identity, &config.cluster, &data, &store, &clock, servers.clone()).await?;
     let bus = Bus::default();
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -153,6 +161,8 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
             allow_plaintext: config.tls.plaintext == Plaintext::Allow,
         },
         stop: stop.clone(),
+        // Nothing here listens for machines yet: whoever is to join is given a token.
+        trust: Some(state::Trust { registrar: Arc::clone(&registrar), find_machine: Arc::new(|_| None) }),
         thresholds,
     });
 
@@ -173,10 +183,6 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         .run(stop.clone()),
     );
 
-    let addresses = listeners
-        .iter()
-        .map(|listener| listener.local_addr().context("read the address that is listened on"))
-        .collect::<Result<Vec<SocketAddr>>>()?;
     let own = own_address(&addresses)?;
     let watched = targets::establish(&config, &store, own, clock.now_ms()).await?;
     if config.probe.enabled {
@@ -190,12 +196,12 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         )?;
         tasks.spawn(probe.run(stop.clone()));
     }
-    let server_tls = Arc::new(tls::server_config(&identity.server_chain_pem, &identity.server_key_pem)?);
+    let shown = watch::Sender::new(trust::listener_tls(&identity, &identity.node_chain_pem, &registrar)?);
     let app = caelum_web::app(Arc::clone(&state));
     for listener in listeners {
         tasks.spawn(serve::run(
             listener,
-            Arc::clone(&server_tls),
+            shown.subscribe(),
             app.clone(),
             state.settings.allow_plaintext,
             stop.clone(),
@@ -203,7 +209,16 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         ));
     }
 
-    announce(&identity, &data, &addresses, own)?;
+    tasks.spawn(trust::renew(
+        Arc::clone(&identity),
+        data.clone(),
+        registrar,
+        Arc::clone(&clock),
+        shown,
+        stop.clone(),
+    ));
+
+    announce(&identity, &data, &addresses, own, &servers)?;
     wait_for_signal().await?;
     tracing::info!(code = "up.stopping", "stopping: requests under way may end");
     stop.cancel();
@@ -368,6 +383,7 @@ fn announce(
     data: &DataDirectory,
     addresses: &[SocketAddr],
     own: SocketAddr,
+    servers: &[String],
 ) -> Result<()> {
     let mut urls = vec![format!("https://{}:{}", "localhost", own.port())];
     if own.ip().is_loopback() {
@@ -404,7 +420,7 @@ fn announce(
     output::print(&text)?;
     tracing::info!(code = "up.started", urls = urls.join(" "), "listening");
     let own_urls: Vec<String> = std::iter::once(format!("https://{own}")).chain(urls).collect();
-    let ready = serde_json::json!({ "urls": own_urls, "pid": std::process::id() });
+    let ready = serde_json::json!({ "urls": own_urls, "servers": servers, "pid": std::process::id() });
     let path = data.ready_file();
     tls::write_secret(&path, ready.to_string().as_bytes())
         .with_context(|| format!("write {}", path.display()))

@@ -1,0 +1,93 @@
+//! `caelum join`: makes this machine a node of a cluster, by a token that somebody was given there.
+//!
+//! The key is made here and stays here. The server is trusted only with the authority that the token names;
+//! before that it is told nothing.
+
+use std::io::Read as _;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use caelum_drivers::{host, tls};
+use caelum_model::join::{Admission, JoinRequest};
+use caelum_roles::enrol::{self, JoinFailure, invitation};
+
+use crate::{
+    arguments::Join,
+    data::DataDirectory,
+    enrolled::{self, Enrolled},
+    exit::{Exit, Unreachable},
+    output,
+};
+
+/// Longest token that is read from standard input, bytes.
+const INPUT_BYTES_MAX: u64 = 16 << 10;
+
+/// Joins, and says what to type next.
+pub async fn run(arguments: Join) -> Result<Exit> {
+    let text = match arguments.token.as_str() {
+        "-" => {
+            let mut text = String::new();
+            let input = std::io::stdin().lock().take(INPUT_BYTES_MAX).read_to_string(&mut text);
+            input.context("read the token from standard input")?;
+            text
+        }
+        given => given.to_owned(),
+    };
+    let invitation = invitation::parse(&text)?;
+    let data = DataDirectory::locate(arguments.data)?;
+    let secrets = data.secrets();
+    if secrets.join("ca.key").exists() {
+        bail!(
+            "{} belongs to a server with a cluster of its own: name another directory with --data",
+            data.root().display()
+        );
+    }
+    if let Some(kept) = Enrolled::load(&secrets)?
+        && kept.cluster.cluster_id != invitation.cluster_id
+    {
+        bail!(
+            "{} belongs to a node of {} ({}): name another directory with --data, or remove {} first",
+            data.root().display(),
+            kept.cluster.cluster_name,
+            kept.cluster.cluster_id,
+            secrets.display()
+        );
+    }
+    data.make()?;
+    let node_id = enrolled::own_id(&secrets)?;
+    let key = enrolled::own_key(&secrets)?;
+    let request = JoinRequest {
+        csr_pem: key.csr_pem(&node_id)?,
+        node_id: node_id.clone(),
+        hostname: host::hostname(),
+        role: arguments.role,
+        ceiling: arguments.ceiling,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        admission: Admission::Token { token_id: invitation.token_id, secret: invitation.secret },
+    };
+    let answer = enrol::join(&invitation.servers, &invitation.authority_sha256, &request).await;
+    let mut answer = answer.map_err(|failure| match failure {
+        JoinFailure::Unreachable(_) => Unreachable(failure.to_string()).into(),
+        failure => anyhow!(failure),
+    })?;
+    if answer.cluster_id != invitation.cluster_id {
+        bail!("the server answered for the cluster {}, not {}", answer.cluster_id, invitation.cluster_id);
+    }
+    if answer.servers.is_empty() {
+        answer.servers = invitation.servers;
+    }
+    let pass = tls::check_node_chain(&answer.certificate_pem, &answer.authority_pem, &key.key_sha256())?;
+    Enrolled::save(&secrets, &answer, arguments.ceiling, pass.role)?;
+    output::print(&format!(
+        "This machine is {node_id} of the cluster {} now, as {}.\nServers may {} it. Start it with:\n\n  \
+         caelum agent --data {}\n",
+        answer.cluster_name,
+        pass.role.as_str(),
+        match arguments.ceiling {
+            caelum_model::cluster::Ceiling::Observe => "observe",
+            caelum_model::cluster::Ceiling::Tasks => "observe and give tasks to",
+            caelum_model::cluster::Ceiling::Shell => "observe, give tasks to and command",
+        },
+        data.root().display()
+    ))?;
+    Ok(Exit::Fine)
+}
