@@ -24,6 +24,10 @@ pub struct Arguments {
 pub enum Command {
     /// Run everything on this machine: metrics, probe, pipeline, verdicts, dashboard.
     Up(Up),
+    /// Be a node of a cluster: found, linked, its metrics reported.
+    Agent(Agent),
+    /// Be found and linked, and nothing more: for machines that only have to be known.
+    Beacon(Agent),
     /// Look at the settings.
     #[command(subcommand)]
     Config(Config),
@@ -61,6 +65,23 @@ pub struct Up {
     /// Where settings and data are.
     #[command(flatten)]
     pub place: Place,
+    /// Settings given as flags.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// `caelum agent` and `caelum beacon`
+#[derive(Debug, Args)]
+pub struct Agent {
+    /// Where settings and data are.
+    #[command(flatten)]
+    pub place: Place,
+    /// Join by this token first; without it, the machine waits to be adopted
+    #[arg(long, env = "CAELUM_JOIN", hide_env_values = true, value_name = "TOKEN")]
+    pub join: Option<String>,
+    /// TCP port of its links, on every address [default: 8080]
+    #[arg(long, value_name = "PORT", conflicts_with = "server-listen")]
+    pub port: Option<u16>,
     /// Settings given as flags.
     #[command(flatten)]
     pub overrides: Overrides,

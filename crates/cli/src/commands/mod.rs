@@ -1,7 +1,9 @@
 //! One file for each command, and the step they share: from arguments to settings.
 
+mod agent;
 mod config;
 mod join;
+mod neighbours;
 mod nodes;
 mod targets;
 mod token;
@@ -15,10 +17,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use caelum_model::cluster::NodeRole;
 
 use crate::{
-    arguments::{Arguments, Command, Overrides, Place},
-    config::{Settings, Sources, resolve},
+    arguments::{Agent, Arguments, Command, Overrides, Place},
+    config::{Settings, Sources, keys, resolve},
     data::DataDirectory,
     environment,
     exit::Exit,
@@ -36,6 +39,8 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
             }
             up::run(settings, data)
         }
+        Command::Agent(arguments) => run_agent(arguments, NodeRole::Agent),
+        Command::Beacon(arguments) => run_agent(arguments, NodeRole::Beacon),
         Command::Config(command) => config::run(command),
         Command::Token(command) => wait_for(token::run(command)),
         Command::User(command) => wait_for(user::run(command)),
@@ -47,6 +52,20 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
             Ok(Exit::Fine)
         }
     }
+}
+
+fn run_agent(arguments: Agent, role: NodeRole) -> Result<Exit> {
+    let Agent { place, join, port, overrides } = arguments;
+    let mut overrides = overrides;
+    if let Some(port) = port {
+        overrides.0.push((keys::position("server.listen"), port.to_string()));
+    }
+    let (settings, data) = settle(place, overrides)?;
+    log::open(settings.config.telemetry);
+    for note in &settings.notes {
+        tracing::warn!("{note}");
+    }
+    agent::run(settings, data, role, join)
 }
 
 /// Runs a short command on this thread.
