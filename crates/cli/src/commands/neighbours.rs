@@ -105,7 +105,8 @@ pub async fn prepare(
     }
     let discovery = discovery::Config {
         node_id: who.node_id.clone(),
-        hostname: who.identity.hostname.clone(),
+        // The name that people gave it says more than the one it was born with.
+        hostname: config.agent.name.clone().unwrap_or_else(|| who.identity.hostname.clone()),
         instance: discovery::instance_of(run),
         primary_ip: me.primary_ip.clone(),
         websocket_port: who.websocket_port,
