@@ -64,12 +64,21 @@ fn describe(holder: Option<&Holder>) -> String {
 
 /// Listens. Must be called inside the runtime. `[::]` takes IPv6 connections only.
 pub fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
-    listen(addr).map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::Busy { addr, holder: find_holder(addr) },
+    listen(addr).map_err(|source| bind_error(addr, source, find_holder))
+}
+
+/// What the system's refusal means, and who has the port if that is why.
+pub(crate) fn bind_error(
+    addr: SocketAddr,
+    source: io::Error,
+    find: fn(SocketAddr) -> Option<Holder>,
+) -> BindError {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::Busy { addr, holder: find(addr) },
         io::ErrorKind::PermissionDenied => BindError::NotPermitted { addr },
         io::ErrorKind::AddrNotAvailable => BindError::NotOurs { addr },
         _ => BindError::Io { addr, source },
-    })
+    }
 }
 
 fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
@@ -86,13 +95,24 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// The process that listens on this address or on one that covers it.
-#[cfg(target_os = "linux")]
+/// The process that listens on this TCP address or on one that covers it.
 pub fn find_holder(addr: SocketAddr) -> Option<Holder> {
-    let inodes: Vec<u64> = ["/proc/net/tcp", "/proc/net/tcp6"]
+    const LISTEN: &str = "0A";
+    find_in(["/proc/net/tcp", "/proc/net/tcp6"], LISTEN, addr)
+}
+
+/// The process that has this UDP address or one that covers it.
+pub fn find_udp_holder(addr: SocketAddr) -> Option<Holder> {
+    const UNCONNECTED: &str = "07";
+    find_in(["/proc/net/udp", "/proc/net/udp6"], UNCONNECTED, addr)
+}
+
+#[cfg(target_os = "linux")]
+fn find_in(tables: [&str; 2], state: &str, addr: SocketAddr) -> Option<Holder> {
+    let inodes: Vec<u64> = tables
         .iter()
         .filter_map(|path| std::fs::read_to_string(path).ok())
-        .flat_map(|table| listening_inodes(&table, addr))
+        .flat_map(|table| inodes_in(&table, state, addr))
         .collect();
     if inodes.is_empty() {
         return None;
@@ -108,9 +128,9 @@ pub fn find_holder(addr: SocketAddr) -> Option<Holder> {
     })
 }
 
-/// The process that listens there; not known on this system.
+/// Not known on this system.
 #[cfg(not(target_os = "linux"))]
-pub fn find_holder(_addr: SocketAddr) -> Option<Holder> {
+fn find_in(_tables: [&str; 2], _state: &str, _addr: SocketAddr) -> Option<Holder> {
     None
 }
 
@@ -124,10 +144,9 @@ fn program_of(pid: u32) -> String {
     name.or_else(comm).unwrap_or_else(|| "an unknown program".to_owned())
 }
 
-/// Sockets of a `/proc/net/tcp` table that listen where `wanted` would.
+/// Sockets of a table of `/proc/net` that are in this state where `wanted` would be.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-fn listening_inodes(table: &str, wanted: SocketAddr) -> Vec<u64> {
-    const LISTEN: &str = "0A";
+fn inodes_in(table: &str, wanted_state: &str, wanted: SocketAddr) -> Vec<u64> {
     table
         .lines()
         .skip(1)
@@ -136,7 +155,7 @@ fn listening_inodes(table: &str, wanted: SocketAddr) -> Vec<u64> {
             let local = parse_hex_address(fields.nth(1)?)?;
             let state = fields.nth(1)?;
             let inode = fields.nth(5)?.parse().ok()?;
-            (state == LISTEN && overlaps(local, wanted)).then_some(inode)
+            (state == wanted_state && overlaps(local, wanted)).then_some(inode)
         })
         .collect()
 }
