@@ -95,20 +95,26 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// The process that listens on this TCP address or on one that covers it.
+/// The process that listens on this address or on one that covers it.
+#[cfg(target_os = "linux")]
 pub fn find_holder(addr: SocketAddr) -> Option<Holder> {
-    const LISTEN: &str = "0A";
-    find_in(["/proc/net/tcp", "/proc/net/tcp6"], LISTEN, addr)
+    holder_in(["/proc/net/tcp", "/proc/net/tcp6"], LISTEN, addr)
 }
 
 /// The process that has this UDP address or one that covers it.
+#[cfg(target_os = "linux")]
 pub fn find_udp_holder(addr: SocketAddr) -> Option<Holder> {
-    const UNCONNECTED: &str = "07";
-    find_in(["/proc/net/udp", "/proc/net/udp6"], UNCONNECTED, addr)
+    holder_in(["/proc/net/udp", "/proc/net/udp6"], UNCONNECTED, addr)
 }
 
+/// State of a TCP socket that listens, and of a UDP socket without a peer, as Linux writes them.
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux has these tables"))]
+const LISTEN: &str = "0A";
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux has these tables"))]
+const UNCONNECTED: &str = "07";
+
 #[cfg(target_os = "linux")]
-fn find_in(tables: [&str; 2], state: &str, addr: SocketAddr) -> Option<Holder> {
+fn holder_in(tables: [&str; 2], state: &str, addr: SocketAddr) -> Option<Holder> {
     let inodes: Vec<u64> = tables
         .iter()
         .filter_map(|path| std::fs::read_to_string(path).ok())
@@ -128,9 +134,15 @@ fn find_in(tables: [&str; 2], state: &str, addr: SocketAddr) -> Option<Holder> {
     })
 }
 
-/// Not known on this system.
+/// The process that listens there; not known on this system.
 #[cfg(not(target_os = "linux"))]
-fn find_in(_tables: [&str; 2], _state: &str, _addr: SocketAddr) -> Option<Holder> {
+pub fn find_holder(_addr: SocketAddr) -> Option<Holder> {
+    None
+}
+
+/// The process that has it; not known on this system.
+#[cfg(not(target_os = "linux"))]
+pub fn find_udp_holder(_addr: SocketAddr) -> Option<Holder> {
     None
 }
 
@@ -144,7 +156,7 @@ fn program_of(pid: u32) -> String {
     name.or_else(comm).unwrap_or_else(|| "an unknown program".to_owned())
 }
 
-/// Sockets of a table of `/proc/net` that are in this state where `wanted` would be.
+/// Sockets of a table of `/proc/net` in a state and where `wanted` would be.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 fn inodes_in(table: &str, wanted_state: &str, wanted: SocketAddr) -> Vec<u64> {
     table

@@ -17,11 +17,35 @@ pub struct Health {
     pub issues: Vec<Issue>,
 }
 
-/// Judges a sample that arrived `age_ms` ago. A node that has not sent one yet is offline from its time-out
-/// on and healthy before, with nothing known against it.
-pub fn health(sample: Option<&HostSample>, cores: u32, age_ms: i64, thresholds: &Thresholds) -> Health {
+/// What is known of a node's being there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Presence<'a> {
+    /// How long ago it reported, ms.
+    pub age_ms: i64,
+    /// Why membership believes that it is gone, if it does.
+    pub gone: Option<&'a str>,
+}
+
+/// Judges a sample. A node that has not sent one yet is offline from its time-out on and healthy before, with
+/// nothing known against it; one that membership knows to be gone is offline at once.
+pub fn health(
+    sample: Option<&HostSample>,
+    cores: u32,
+    presence: Presence<'_>,
+    thresholds: &Thresholds,
+) -> Health {
     let timeout_s = thresholds.heartbeat_timeout_s as f64;
-    let age_s = age_ms.max(0) as f64 / 1000.0;
+    let age_s = presence.age_ms.max(0) as f64 / 1000.0;
+    if let Some(why) = presence.gone {
+        let issue = Issue {
+            metric: Metric::Heartbeat,
+            severity: Level::Offline,
+            message: format!("gone: {why}"),
+            value: age_s,
+            threshold: timeout_s,
+        };
+        return Health { level: Level::Offline, issues: vec![issue] };
+    }
     if age_s >= timeout_s {
         let issue = Issue {
             metric: Metric::Heartbeat,
@@ -99,7 +123,7 @@ mod tests {
     }
 
     fn level(sample: &HostSample, age_ms: i64) -> Level {
-        health(Some(sample), 2, age_ms, &Thresholds::default()).level
+        health(Some(sample), 2, Presence { age_ms, gone: None }, &Thresholds::default()).level
     }
 
     #[test]
@@ -129,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_worst_issue_comes_first_and_names_its_threshold() {
-        let health = health(Some(&sample(80.0, 96, 0, 0.0)), 2, 0, &Thresholds::default());
+        let health = health(Some(&sample(80.0, 96, 0, 0.0)), 2, Presence::default(), &Thresholds::default());
         let seen: Vec<_> =
             health.issues.iter().map(|issue| (issue.metric, issue.severity, issue.threshold)).collect();
         assert_eq!(seen, vec![(Metric::Memory, Level::Critical, 95.0), (Metric::Cpu, Level::Warning, 80.0)]);
@@ -138,12 +162,25 @@ mod tests {
     #[test]
     fn load_counts_per_core_where_asked_for() {
         let thresholds = Thresholds { load_per_core: true, ..Thresholds::default() };
-        assert_eq!(health(Some(&sample(0.0, 0, 0, 7.9)), 2, 0, &thresholds).level, Level::Healthy);
-        assert_eq!(health(Some(&sample(0.0, 0, 0, 8.0)), 2, 0, &thresholds).level, Level::Warning);
+        assert_eq!(
+            health(Some(&sample(0.0, 0, 0, 7.9)), 2, Presence::default(), &thresholds).level,
+            Level::Healthy
+        );
+        assert_eq!(
+            health(Some(&sample(0.0, 0, 0, 8.0)), 2, Presence::default(), &thresholds).level,
+            Level::Warning
+        );
     }
 
     #[test]
     fn a_clock_that_stepped_back_makes_nobody_offline() {
         assert_eq!(level(&sample(0.0, 0, 0, 0.0), -5_000), Level::Healthy);
+    }
+
+    #[test]
+    fn a_node_that_is_known_to_be_gone_is_offline_at_once() {
+        let presence = Presence { age_ms: 1_000, gone: Some("link closed") };
+        let health = health(Some(&sample(0.0, 0, 0, 0.0)), 2, presence, &Thresholds::default());
+        assert_eq!((health.level, health.issues[0].message.as_str()), (Level::Offline, "gone: link closed"));
     }
 }

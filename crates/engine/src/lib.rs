@@ -12,6 +12,8 @@
 
 #![deny(missing_docs)]
 
+pub mod backlog;
+pub mod cluster;
 pub mod diagnose;
 pub mod discovery;
 pub mod drain;

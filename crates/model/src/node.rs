@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     UnixMs,
+    cluster::{Ceiling, NodeRole, Service},
     host::{HostIdentity, HostSample},
     id::NodeId,
 };
@@ -141,6 +142,31 @@ pub struct Node {
     pub seen_at_ms: UnixMs,
     /// The last sample, if there was one.
     pub sample: Option<HostSample>,
+    /// What only nodes that linked have told.
+    #[serde(default)]
+    pub links: LinkFacts,
+}
+
+/// What a node told when it linked.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LinkFacts {
+    /// What its certificate says it is.
+    pub role: Option<NodeRole>,
+    /// The most it lets anybody do.
+    pub ceiling: Ceiling,
+    /// The address its link comes from.
+    pub address: String,
+    /// TCP port of its links.
+    pub websocket_port: u16,
+    /// What it offers.
+    pub services: Vec<Service>,
+    /// Words it can be chosen by.
+    pub capabilities: Vec<String>,
+    /// Samples that it could only hand over later, in all.
+    pub buffered_points: u64,
+    /// Samples that did not fit into its buffer and are gone.
+    pub dropped_points: u64,
 }
 
 /// One point of a node's history.

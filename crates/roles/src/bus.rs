@@ -18,16 +18,19 @@ pub enum Change {
     TargetsChanged,
     /// Thresholds or other settings changed.
     SettingsChanged,
+    /// Nodes, links or machines heard are not what they were.
+    RosterChanged,
 }
 
 impl Change {
     /// Every change.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::NodeSampled,
         Self::RollupsChanged,
         Self::DiagnosesChanged,
         Self::TargetsChanged,
         Self::SettingsChanged,
+        Self::RosterChanged,
     ];
 }
 

@@ -5,9 +5,13 @@
 
 pub mod aggregator;
 pub mod bus;
+pub mod census;
+pub mod cluster;
 pub mod diagnoser;
 pub mod enrol;
 pub mod ingest;
 pub mod keeper;
 pub mod probe;
+pub mod reporter;
 pub mod sampler;
+pub mod services;

@@ -10,7 +10,7 @@ use caelum_model::{
     UnixMs,
     host::HostSample,
     id::NodeId,
-    node::{Node, NodePoint},
+    node::{LinkFacts, Node, NodePoint},
 };
 use caelum_store::Store;
 use tokio::time::MissedTickBehavior;
@@ -34,6 +34,8 @@ pub struct Sampler {
     pub roles: Vec<String>,
     /// Version of this program.
     pub version: String,
+    /// What other nodes are told of this one.
+    pub links: LinkFacts,
     /// Time between samples.
     pub interval: Duration,
 }
@@ -76,6 +78,7 @@ impl Sampler {
                 joined_at_ms,
                 seen_at_ms: now_ms,
                 sample: Some(sample),
+                links: self.links.clone(),
             };
             match self.store.put_node(node, Some(point)).await {
                 Ok(()) => self.bus.publish(Change::NodeSampled),

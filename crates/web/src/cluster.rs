@@ -12,13 +12,14 @@ use std::{
 
 use axum::{
     Extension, Router,
-    extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header},
+    extract::State,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header},
     response::{IntoResponse, Response},
     routing::any,
 };
 use caelum_drivers::link::{self, Link};
 use caelum_model::envelope::LINK_PATH;
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -63,10 +64,18 @@ pub fn router<S: Clone + Send + Sync + 'static>(door: Door) -> Router<S> {
     Router::new().route(LINK_PATH, any(open).with_state(door))
 }
 
+/// Leads a WebSocket that is asked for at the root to the path of links: the first programs dial without a
+/// path, and nothing else here is a WebSocket.
+pub(crate) fn lead_in(request: &mut http::Request<Incoming>) {
+    if request.uri().path() == "/" && names(request.headers(), &header::UPGRADE, "websocket") {
+        *request.uri_mut() = Uri::from_static(LINK_PATH);
+    }
+}
+
 async fn open(
     State(door): State<Door>,
     transport: Option<Extension<Transport>>,
-    mut request: Request,
+    mut request: axum::extract::Request,
 ) -> Response {
     let Some(Extension(transport)) = transport else {
         return ApiError::InvalidRequest("it is not known where this comes from".to_owned()).into_response();
@@ -110,12 +119,12 @@ async fn open(
 }
 
 /// Checks the opening handshake (RFC 6455, section 4.2.1) and answers what proves that it was understood.
-fn handshake(request: &Request) -> Result<HeaderValue, Box<Response>> {
+fn handshake(request: &axum::extract::Request) -> Result<HeaderValue, Box<Response>> {
     let headers = request.headers();
     let is_upgrade = request.method() == Method::GET
         && request.version() == Version::HTTP_11
-        && names(headers, header::UPGRADE, "websocket")
-        && names(headers, header::CONNECTION, "upgrade")
+        && names(headers, &header::UPGRADE, "websocket")
+        && names(headers, &header::CONNECTION, "upgrade")
         && headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
     if !is_upgrade {
         let message = "links are WebSockets (version 13) over HTTP/1.1".to_owned();
@@ -141,7 +150,7 @@ fn handshake(request: &Request) -> Result<HeaderValue, Box<Response>> {
     })
 }
 
-fn names(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
+fn names(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
 }

@@ -14,6 +14,7 @@ pub mod guard;
 pub mod pages;
 pub mod serve;
 pub mod state;
+pub mod topology;
 
 use std::sync::Arc;
 

@@ -39,7 +39,7 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::error::ApiError;
+use crate::{cluster, error::ApiError};
 
 /// Connections at once; more wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 4096;
@@ -272,6 +272,7 @@ impl Server {
         let peer = transport.peer;
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(transport.clone());
+            cluster::lead_in(&mut request);
             app.clone().oneshot(request.map(Body::new))
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -320,5 +321,23 @@ async fn lead_to_https(request: Request) -> Response {
             (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, location)], "use https\n").into_response()
         }
         None => (StatusCode::BAD_REQUEST, "use https\n").into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn plain_http_from_elsewhere_reaches_links_and_is_led_to_https_otherwise() {
+        let app = Router::new().route("/", get(async || "page")).route(LINK_PATH, get(async || "link"));
+        let app: Router = app.layer(axum::middleware::from_fn(only_strangers));
+        for (path, status) in [("/", StatusCode::PERMANENT_REDIRECT), (LINK_PATH, StatusCode::OK)] {
+            let request = Request::get(path).header(header::HOST, "a:8080").body(Body::empty());
+            let response = app.clone().oneshot(request.expect("a request")).await.expect("it answers");
+            assert_eq!(response.status(), status, "{path}");
+        }
     }
 }

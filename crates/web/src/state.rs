@@ -7,9 +7,9 @@ use std::{
 
 use caelum_drivers::clock::Clock;
 use caelum_engine::lockout::Lockout;
-use caelum_model::{UnixMs, id::NodeId, node::Thresholds};
+use caelum_model::{UnixMs, cluster::Roster, id::NodeId, node::Thresholds};
 use caelum_queue::Queue;
-use caelum_roles::{bus::Bus, enrol::Registrar, ingest::Ingest};
+use caelum_roles::{bus::Bus, cluster::Handle, enrol::Registrar, ingest::Ingest};
 use caelum_store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -55,8 +55,16 @@ pub struct State {
     pub clock: Arc<dyn Clock>,
     /// This node.
     pub node_id: NodeId,
+    /// Id of the cluster.
+    pub cluster_id: String,
     /// Name of the cluster.
     pub cluster_name: String,
+    /// The other nodes.
+    pub cluster: Handle,
+    /// Whether this process takes part in discovery.
+    pub is_discovering: bool,
+    /// Addresses that are tried where somebody asks for it.
+    pub sweep: Vec<SocketAddr>,
     /// Version of this program.
     pub version: &'static str,
     /// When this process started, by its own clock.
@@ -89,8 +97,16 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// This node.
     pub node_id: NodeId,
+    /// Id of the cluster.
+    pub cluster_id: String,
     /// Name of the cluster.
     pub cluster_name: String,
+    /// The other nodes.
+    pub cluster: Handle,
+    /// Whether this process takes part in discovery.
+    pub is_discovering: bool,
+    /// Addresses that are tried where somebody asks for it.
+    pub sweep: Vec<SocketAddr>,
     /// SHA-256 of the server's certificate.
     pub certificate_fingerprint: String,
     /// Settings of the HTTP side.
@@ -114,7 +130,11 @@ impl State {
             bus: parts.bus,
             clock: parts.clock,
             node_id: parts.node_id,
+            cluster_id: parts.cluster_id,
             cluster_name: parts.cluster_name,
+            cluster: parts.cluster,
+            is_discovering: parts.is_discovering,
+            sweep: parts.sweep,
             version: env!("CARGO_PKG_VERSION"),
             certificate_fingerprint: parts.certificate_fingerprint,
             settings: parts.settings,
@@ -129,6 +149,11 @@ impl State {
     /// The time now.
     pub fn now_ms(&self) -> UnixMs {
         self.clock.now_ms()
+    }
+
+    /// What this node believes about the others now.
+    pub fn roster(&self) -> Arc<Roster> {
+        Arc::clone(&self.cluster.roster.borrow())
     }
 
     /// Thresholds in force now.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use caelum_model::beacon::DATAGRAM_SENT_MAX;
 
-use super::{Air, Destination, Ether, OpenConfig, OpenError, Reach, UdpAir};
+use super::{Air, Destination, Ether, OpenConfig, Plan, Reach, UdpAir};
 use crate::ports::BindError;
 
 /// Three airs on one network.
@@ -30,7 +30,7 @@ async fn hear_that(air: &dyn Air, wanted: &[u8]) -> SocketAddr {
 
 async fn say(air: &dyn Air, to: Destination, bytes: &[u8]) {
     let report = air.send(to, bytes).await;
-    assert!(report.sent > 0 && report.failed.is_empty(), "{report:?}");
+    assert!(report.sent > 0 && report.failures.is_empty(), "{report:?}");
 }
 
 async fn everyone_hears_what_is_sent_to_everyone(airs: Three<'_>) {
@@ -72,7 +72,7 @@ async fn everyone_of_the_second_dialect_hears_it(airs: Three<'_>) {
 
 async fn nothing_too_large_is_sent([a, b, _]: Three<'_>) {
     let report = a.send(Destination::Everyone, &vec![b'x'; DATAGRAM_SENT_MAX + 1]).await;
-    assert!(report.sent == 0 && report.failed.len() == 1, "{report:?}");
+    assert!(report.sent == 0 && report.failures.len() == 1, "{report:?}");
     let largest = vec![b'y'; DATAGRAM_SENT_MAX];
     say(a, Destination::Everyone, &largest).await;
     loop {
@@ -116,7 +116,7 @@ fn loopback() -> String {
 
 fn three_on_loopback() -> [UdpAir; 3] {
     let first = UdpAir::open(on_loopback(0, 0)).expect("opens");
-    let bound = first.addresses();
+    let bound = first.bound().clone();
     let second_port = bound.second_port.expect("any port will do");
     let more = || UdpAir::open(on_loopback(bound.port, second_port)).expect("ports are shared");
     let (second, third) = (more(), more());
@@ -140,7 +140,7 @@ async fn sockets_keep_the_contract() {
 #[tokio::test]
 async fn processes_of_one_host_share_the_ports_and_each_has_one_of_its_own() {
     let airs = three_on_loopback();
-    let bounds = airs.each_ref().map(Air::addresses);
+    let bounds = airs.each_ref().map(UdpAir::bound);
     assert!(bounds.iter().all(|bound| bound.port == bounds[0].port));
     assert!(bounds.iter().all(|bound| bound.second_port == bounds[0].second_port));
     let own: std::collections::BTreeSet<_> = bounds.iter().map(|bound| bound.own_v4).collect();
@@ -152,7 +152,7 @@ async fn a_port_that_another_program_keeps_to_itself_names_its_holder() {
     let keeper = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     let port = keeper.local_addr().unwrap().port();
     let error = UdpAir::open(OpenConfig { ipv6: false, ..on_loopback(port, 0) }).unwrap_err();
-    let OpenError::Bind(BindError::Busy { holder, .. }) = &error else { panic!("{error}") };
+    let BindError::Busy { holder, .. } = &error else { panic!("{error}") };
     if cfg!(target_os = "linux") {
         assert_eq!(holder.as_ref().expect("our own sockets can be looked into").pid, std::process::id());
     }
@@ -165,7 +165,7 @@ async fn the_second_dialect_takes_the_next_port_or_goes_without() {
     let keeper = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     let taken = keeper.local_addr().unwrap().port();
     let open = |second_ports: Vec<u16>| {
-        UdpAir::open(OpenConfig { second_ports, ..on_loopback(0, 0) }).expect("opens").addresses()
+        UdpAir::open(OpenConfig { second_ports, ..on_loopback(0, 0) }).expect("opens").bound().clone()
     };
     assert!(open(vec![taken, 0]).second_port.is_some_and(|port| port != taken));
     assert_eq!(open(vec![taken]).second_port, None);
@@ -175,7 +175,7 @@ async fn the_second_dialect_takes_the_next_port_or_goes_without() {
 #[tokio::test]
 async fn without_a_family_there_is_no_air() {
     let config = OpenConfig { ipv4: false, ipv6: false, ..on_loopback(0, 0) };
-    assert!(matches!(UdpAir::open(config), Err(OpenError::NoFamily)));
+    assert!(matches!(UdpAir::open(config), Err(BindError::Io { .. })));
 }
 
 #[tokio::test]
@@ -183,6 +183,20 @@ async fn a_way_that_fails_is_reported_with_its_address() {
     let air = UdpAir::open(OpenConfig { ipv6: false, ..on_loopback(0, 0) }).unwrap();
     let to: SocketAddr = "[::1]:9".parse().unwrap();
     let report = air.send(Destination::One(to), b"x").await;
-    assert_eq!((report.sent, report.failed.len(), report.failed[0].to), (0, 1, to));
-    assert!(report.failed[0].to_string().starts_with("send a beacon to [::1]:9: IPv6"));
+    assert_eq!((report.sent, report.failures.len(), report.failures[0].to), (0, 1, to));
+    assert!(report.failures[0].to_string().starts_with("send a beacon to [::1]:9: IPv6"));
+}
+
+#[tokio::test]
+async fn a_source_is_an_address_of_this_host_and_the_port_of_this_process() {
+    let air = UdpAir::open(on_loopback(0, 0)).unwrap();
+    assert!(air.source().ip().is_loopback());
+    assert_eq!(Some(air.source().port()), air.bound().own_v4);
+}
+
+#[test]
+fn a_plan_leaves_the_rest_as_usual() {
+    let plan = Plan { port: 8181, second_dialect: true, multicast: true, broadcast: true };
+    assert_eq!(OpenConfig::from(plan.clone()), OpenConfig::default());
+    assert!(OpenConfig::from(Plan { second_dialect: false, ..plan }).second_ports.is_empty());
 }

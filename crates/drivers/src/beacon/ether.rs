@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
-use super::{Air, Bound, Destination, SendReport, udp::too_large};
+use super::{Air, Destination, SendReport, udp::too_large};
 
 /// Datagrams that wait at a listener.
 const WAITING_MAX: usize = 1_024;
@@ -133,7 +133,7 @@ impl Air for MemoryAir {
     async fn send(&self, to: Destination, bytes: &[u8]) -> SendReport {
         let mut report = SendReport::default();
         if let Some(failure) = too_large(to, bytes) {
-            report.failed.push(failure);
+            report.failures.push(failure);
             return report;
         }
         let mut state = self.ether.lock();
@@ -162,10 +162,8 @@ impl Air for MemoryAir {
         report
     }
 
-    fn addresses(&self) -> Bound {
-        let own = |is_v6: bool| (self.addr.is_ipv6() == is_v6).then_some(self.addr.port());
-        let port = self.addr.port();
-        Bound { port, second_port: Some(port), own_v4: own(false), own_v6: own(true) }
+    fn source(&self) -> SocketAddr {
+        self.addr
     }
 }
 

@@ -14,7 +14,7 @@ use std::{io, net::SocketAddr};
 
 pub use ether::{Ether, Fate, Flight, MemoryAir};
 pub use interfaces::{Interface, Reach};
-pub use udp::{OpenConfig, OpenError, UdpAir};
+pub use udp::{OpenConfig, Plan, UdpAir};
 
 /// Room that a buffer for [`Air::receive`] should have: one byte more than is looked at, so that a datagram
 /// that is too large is seen to be so.
@@ -37,7 +37,7 @@ pub struct SendReport {
     /// How many times it left: once for each interface and way of reaching everybody.
     pub sent: usize,
     /// Where it did not leave to, and why.
-    pub failed: Vec<SendFailure>,
+    pub failures: Vec<SendFailure>,
 }
 
 /// A way that a datagram could not take.
@@ -88,6 +88,6 @@ pub trait Air: Send + Sync {
     /// Sends a datagram. Does not wait: what the system does not take at once is a failure.
     async fn send(&self, to: Destination, bytes: &[u8]) -> SendReport;
 
-    /// What is listened to.
-    fn addresses(&self) -> Bound;
+    /// The address that others see as our source: of several the one that most can reach.
+    fn source(&self) -> SocketAddr;
 }

@@ -11,7 +11,7 @@
 use std::{
     collections::BTreeSet,
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -76,15 +76,25 @@ impl Default for OpenConfig {
     }
 }
 
-/// Why there is no air.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// A port cannot be had.
-    #[error("open the beacon's socket: {0}")]
-    Bind(#[from] BindError),
-    /// The settings leave nothing.
-    #[error("open the beacon's sockets: IPv4 and IPv6 are both switched off or not there")]
-    NoFamily,
+/// What an operator chooses of it; the rest is usual.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Port of the first dialect; 0 takes any.
+    pub port: u16,
+    /// Whether the second dialect is listened to on its own port.
+    pub second_dialect: bool,
+    /// Whether to send and hear multicast.
+    pub multicast: bool,
+    /// Whether to send to the broadcast address of each subnet.
+    pub broadcast: bool,
+}
+
+impl From<Plan> for OpenConfig {
+    fn from(plan: Plan) -> Self {
+        let Plan { port, second_dialect, multicast, broadcast } = plan;
+        let second_ports = if second_dialect { SECOND_DIALECT_PORTS.to_vec() } else { Vec::new() };
+        Self { port, second_ports, multicast, broadcast, ..Self::default() }
+    }
 }
 
 /// Sockets.
@@ -117,7 +127,8 @@ struct Around {
 
 impl UdpAir {
     /// Opens the sockets. Must be called inside the runtime.
-    pub fn open(config: OpenConfig) -> Result<Self, OpenError> {
+    pub fn open(config: impl Into<OpenConfig>) -> Result<Self, BindError> {
+        let config = config.into();
         let mut ears = Vec::new();
         let mut port = config.port;
         if config.ipv4 {
@@ -131,15 +142,16 @@ impl UdpAir {
                     port = local_port(&socket, port);
                     ears.push(Ear { socket, is_v6: true });
                 }
-                Err(error) if ears.is_empty() => return Err(error.into()),
-                Err(error) => tracing::info!(%error, "beacons go without IPv6"),
+                Err(error) if ears.is_empty() => return Err(error),
+                Err(error) => tracing::info!(code = "discovery.no_ipv6", %error, "beacons go by IPv4 only"),
             }
         }
         let has = |is_v6: bool| ears.iter().any(|ear| ear.is_v6 == is_v6);
         let own = |is_v6: bool| has(is_v6).then(|| own_socket(any(is_v6, config.own_port))).transpose();
         let voice = Voice::new(own(false)?, own(true)?);
         if ears.is_empty() {
-            return Err(OpenError::NoFamily);
+            let source = io::Error::new(io::ErrorKind::Unsupported, "IPv4 and IPv6 are both switched off");
+            return Err(BindError::Io { addr: any(false, port), source });
         }
         // The second dialect is older than IPv6 in this family of programs.
         let mut second_port = None;
@@ -154,7 +166,11 @@ impl UdpAir {
             }
         }
         if second_port.is_none() && config.ipv4 && !config.second_ports.is_empty() {
-            tracing::warn!(ports = ?config.second_ports, "no port of the second dialect is free: it is heard on {port} only");
+            tracing::warn!(
+                code = "discovery.second_dialect_deaf",
+                "none of the ports {:?} is free: beacons of the second dialect are heard on port {port} only",
+                config.second_ports
+            );
         }
         let bound = Bound {
             port,
@@ -166,6 +182,16 @@ impl UdpAir {
         let air = Self { config, bound, ears, voice, around, next: AtomicUsize::new(0) };
         air.interfaces();
         Ok(air)
+    }
+
+    /// What is listened to.
+    pub fn bound(&self) -> &Bound {
+        &self.bound
+    }
+
+    /// Port of the first dialect.
+    pub fn port(&self) -> u16 {
+        self.bound.port
     }
 
     /// The interfaces, as they were when last looked up.
@@ -184,7 +210,9 @@ impl UdpAir {
         around.has_failed = false;
         match interfaces::list(&self.config.reach) {
             Ok(interfaces) => around.interfaces = interfaces,
-            Err(error) => return tracing::warn!(%error, "list the interfaces: those known before are used"),
+            Err(error) => {
+                return tracing::warn!(code = "discovery.no_interfaces", %error, "list the interfaces: those known before are used");
+            }
         }
         let Around { interfaces, joined, refused, .. } = around;
         let exists = |(_, index): &(usize, u32)| interfaces.iter().any(|interface| interface.index == *index);
@@ -206,7 +234,7 @@ impl UdpAir {
                     }
                     // Said once for each interface, not with each look around.
                     Err(error) if refused.insert(key) => {
-                        tracing::warn!(interface = interface.name, %error, "multicast is not heard there");
+                        tracing::warn!(code = "discovery.not_joined", interface = interface.name, %error, "multicast is not heard there");
                     }
                     Err(_) => {}
                 }
@@ -252,7 +280,7 @@ impl Air for UdpAir {
     async fn send(&self, to: Destination, bytes: &[u8]) -> SendReport {
         let mut report = SendReport::default();
         if let Some(failure) = too_large(to, bytes) {
-            report.failed.push(failure);
+            report.failures.push(failure);
             return report;
         }
         match to {
@@ -264,14 +292,18 @@ impl Air for UdpAir {
             }
             Destination::One(addr) => self.voice.send_one(addr, bytes, &mut report),
         }
-        if !report.failed.is_empty() && !matches!(to, Destination::One(_)) {
+        if !report.failures.is_empty() && !matches!(to, Destination::One(_)) {
             self.around.lock().unwrap_or_else(PoisonError::into_inner).has_failed = true;
         }
         report
     }
 
-    fn addresses(&self) -> Bound {
-        self.bound.clone()
+    fn source(&self) -> SocketAddr {
+        let around = self.around.lock().unwrap_or_else(PoisonError::into_inner);
+        let v4 = around.interfaces.iter().find_map(|interface| Some(interface.v4.first()?.0));
+        let v4 = self.bound.own_v4.map(|port| SocketAddr::from((v4.unwrap_or(Ipv4Addr::LOCALHOST), port)));
+        let v6 = self.bound.own_v6.map(|port| SocketAddr::from((Ipv6Addr::LOCALHOST, port)));
+        v4.or(v6).unwrap_or_else(|| any(false, 0))
     }
 }
 

@@ -99,7 +99,7 @@ fn note(report: &mut SendReport, result: io::Result<()>, to: SocketAddr, interfa
     match result {
         Ok(()) => report.sent += 1,
         Err(source) => {
-            report.failed.push(SendFailure { to, interface: interface.map(str::to_owned), source });
+            report.failures.push(SendFailure { to, interface: interface.map(str::to_owned), source });
         }
     }
 }

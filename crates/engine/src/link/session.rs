@@ -1,4 +1,6 @@
-//! One link's protocol: see the rules in the module's text.
+//! One link's protocol: see the rules in the module's text. What goes out is put together in [`speak`].
+
+mod speak;
 
 use std::collections::BTreeMap;
 
@@ -9,8 +11,7 @@ use caelum_model::{
 use serde_json::{Value, json};
 
 use super::{
-    AskError, Closing, Input, Output, Peer, Quality, World,
-    answer::{self, Answer},
+    AskError, Closing, Input, Output, Peer, Quality, World, answer,
     bucket::Bucket,
     learn,
     pings::{Due, Pings},
@@ -426,103 +427,6 @@ impl Session {
 
     fn is_from_server(&self) -> bool {
         self.peer.pass.as_ref().is_some_and(|pass| pass.role == NodeRole::Server)
-    }
-
-    // --- faults ---
-
-    fn fault(
-        &mut self,
-        now: Now,
-        id: Option<&str>,
-        (code, message): (&str, &str),
-        world: &mut World,
-        out: &mut Vec<Output>,
-    ) {
-        if self.complaints.take(now.ms) {
-            let complaint = answer::error(code, message);
-            self.send(now, complaint, None, id.map(str::to_owned), world, out);
-        }
-        self.note_fault(now, world, out);
-    }
-
-    fn note_fault(&mut self, now: Now, world: &mut World, out: &mut Vec<Output>) {
-        if !self.faults.take(now.ms) {
-            self.close(Closing::TooManyFaults, world, out);
-        }
-    }
-
-    // --- what goes out ---
-
-    fn ask(&mut self, now: Now, asked: Asked, what: Answer, world: &World, out: &mut Vec<Output>) {
-        let tag = asked.tag;
-        if self.asks.len() >= ASKS_MAX {
-            return out.push(Output::Answered { tag, answer: Err(AskError::TooMany) });
-        }
-        match self.send(now, what, None, None, world, out) {
-            Some(id) => {
-                self.asks.insert(id, asked);
-            }
-            None => out.push(Output::Answered { tag, answer: Err(AskError::TooLarge) }),
-        }
-    }
-
-    fn reply(&mut self, now: Now, correlation: &str, answer: Answer, world: &World, out: &mut Vec<Output>) {
-        if self.send(now, answer, None, Some(correlation.to_owned()), world, out).is_none() {
-            let refusal = answer::error("too_large", "the answer is larger than a frame may be");
-            self.send(now, refusal, None, Some(correlation.to_owned()), world, out);
-        }
-    }
-
-    /// Sends a message and answers its id; none where it is too large.
-    fn send(
-        &mut self,
-        now: Now,
-        (message_type, payload): Answer,
-        targets: Option<Vec<String>>,
-        correlation_id: Option<String>,
-        world: &World,
-        out: &mut Vec<Output>,
-    ) -> Option<String> {
-        let message_id = self.next_id();
-        let envelope = Envelope {
-            message_id: message_id.clone(),
-            message_type,
-            source_machine: world.me.machine_id.clone(),
-            target_machines: targets,
-            timestamp: timestamp::iso(now.wall_ms),
-            payload,
-            correlation_id,
-        };
-        let text = serde_json::to_string(&envelope).expect("plain values with text keys");
-        if text.len() > FRAME_MAX {
-            out.push(Output::Unsendable { message_type, bytes: text.len() });
-            return None;
-        }
-        out.push(Output::Text(text));
-        Some(message_id)
-    }
-
-    fn next_id(&mut self) -> String {
-        self.sent += 1;
-        let (high, low) =
-            (mix(self.seed ^ self.sent.rotate_left(32)), mix(self.seed.wrapping_add(self.sent)));
-        uuid::Builder::from_random_bytes((u128::from(high) << 64 | u128::from(low)).to_be_bytes())
-            .into_uuid()
-            .to_string()
-    }
-
-    fn close(&mut self, reason: Closing, world: &mut World, out: &mut Vec<Output>) {
-        self.end(world, out);
-        out.push(Output::Close { reason });
-    }
-
-    fn end(&mut self, world: &mut World, out: &mut Vec<Output>) {
-        self.state = State::Closed;
-        world.reservations.release_link(self.seed);
-        for asked in std::mem::take(&mut self.asks).into_values() {
-            out.push(Output::Answered { tag: asked.tag, answer: Err(AskError::Closed) });
-        }
-        self.owed.clear();
     }
 }
 

@@ -73,8 +73,8 @@ impl Runtime<Seat> for &mut Wanted {
 fn config() -> Config {
     let number = |number| NonZeroUsize::new(number).expect("a constant above zero");
     Config {
-        probe_period: Duration::from_secs(3),
-        probe_rtt: Duration::from_secs(1),
+        probe_period: Duration::from_secs(5),
+        probe_rtt: Duration::from_millis(1_500),
         num_indirect_probes: number(3),
         max_transmissions: NonZeroU8::new(8).expect("a constant above zero"),
         suspect_to_down_after: Duration::from_secs(10),

@@ -34,6 +34,20 @@ impl Store {
         .await
     }
 
+    /// How many keys with a prefix still live.
+    pub async fn count_keys(&self, prefix: String, now_ms: UnixMs) -> Result<usize, StoreError> {
+        self.read("count keys", move |connection| {
+            connection
+                .prepare_cached(
+                    "select count(*) from coordination
+                     where substr(key, 1, length(?1)) = ?1 and expires_at_ms > ?2",
+                )?
+                .query_row(params![prefix, now_ms], |row| row.get::<_, i64>(0))
+                .map(|count| usize::try_from(count).unwrap_or(0))
+        })
+        .await
+    }
+
     /// Removes a key.
     pub async fn delete_key(&self, key: String) -> Result<(), StoreError> {
         self.write("remove a key", move |transaction| {

@@ -4,6 +4,7 @@
 //! not known is null, never zero.
 
 pub mod access;
+pub(crate) mod cluster;
 mod enrol;
 mod measures;
 mod network;
@@ -37,8 +38,8 @@ pub(crate) const LIMIT_DEFAULT: usize = 100;
     tags(
         (name = "system", description = "The server itself"),
         (name = "session", description = "Signing in"),
+        (name = "cluster", description = "Machines among themselves: discovery, links, topology, and how they become nodes"),
         (name = "nodes", description = "Machines and their health"),
-        (name = "cluster", description = "How machines become nodes"),
         (name = "network", description = "Targets, measurements and verdicts"),
         (name = "access", description = "Users, tokens and the audit log")),
     modifiers(&Security))]
@@ -66,7 +67,12 @@ pub fn router() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .routes(routes!(system::health))
         .routes(routes!(system::stats))
         .routes(routes!(system::metrics))
-        .routes(routes!(system::discovered_machines))
+        .routes(routes!(cluster::discovered_machines))
+        .routes(routes!(cluster::topology))
+        .routes(routes!(cluster::info))
+        .routes(routes!(cluster::stats))
+        .routes(routes!(cluster::discover))
+        .routes(routes!(cluster::connect))
         .routes(routes!(session::login))
         .routes(routes!(session::logout))
         .routes(routes!(session::me))

@@ -10,6 +10,7 @@ use caelum_engine::health;
 use caelum_model::{
     UnixMs,
     access::Role,
+    cluster::{Ceiling, Liveness, Member, Roster, Service},
     host::{HostIdentity, HostSample},
     id::NodeId,
     node::{Issue, Level, Node, NodePoint, Threshold, Thresholds},
@@ -62,12 +63,23 @@ pub struct NodeJson {
     pub last_heartbeat_age_ms: i64,
     /// Version of Caelum it runs.
     pub version: String,
+    /// What it offers.
+    pub services: Vec<Service>,
+    /// Words it can be chosen by.
+    pub capabilities: Vec<String>,
+    /// The most it lets anybody do.
+    pub ceiling: Ceiling,
+    /// What membership believes; null for this server and for nodes that it has not heard since it started.
+    pub liveness: Option<Liveness>,
+    /// Samples that it could only hand over later.
+    pub buffered_points: u64,
 }
 
 impl NodeJson {
     /// A node as of now.
-    pub fn of(node: &Node, now_ms: UnixMs, thresholds: &Thresholds) -> Self {
+    pub fn of(node: &Node, roster: &Roster, now_ms: UnixMs, thresholds: &Thresholds) -> Self {
         let sample = node.sample.as_ref();
+        let member = roster.members.iter().find(|member| member.node_id == node.node_id);
         Self {
             node_id: node.node_id.clone(),
             name: node.name.clone(),
@@ -75,7 +87,7 @@ impl NodeJson {
             ip_address: node.identity.addresses.first().cloned(),
             role: node.roles.first().cloned().unwrap_or_default(),
             roles: node.roles.clone(),
-            status: judge(node, now_ms, thresholds).level,
+            status: judge(node, roster, now_ms, thresholds).level,
             cpu_usage: sample.map(|sample| sample.cpu_percent),
             memory_usage: sample.and_then(|sample| sample.memory.percent()),
             disk_usage: sample.and_then(HostSample::disk_percent),
@@ -84,13 +96,25 @@ impl NodeJson {
             uptime_seconds: sample.map(|sample| sample.uptime_seconds),
             last_heartbeat_age_ms: (now_ms - node.seen_at_ms).max(0),
             version: node.version.clone(),
+            services: member
+                .map(|member| member.services.clone())
+                .filter(|services| !services.is_empty())
+                .unwrap_or_else(|| node.links.services.clone()),
+            capabilities: node.links.capabilities.clone(),
+            ceiling: node.links.ceiling,
+            liveness: member.map(|member| member.liveness),
+            buffered_points: node.links.buffered_points,
         }
     }
 }
 
 /// How a node fares as of now.
-pub(crate) fn judge(node: &Node, now_ms: UnixMs, thresholds: &Thresholds) -> health::Health {
-    health::health(node.sample.as_ref(), node.identity.cpu_cores, now_ms - node.seen_at_ms, thresholds)
+pub(crate) fn judge(node: &Node, roster: &Roster, now_ms: UnixMs, thresholds: &Thresholds) -> health::Health {
+    let member = roster.members.iter().find(|member| member.node_id == node.node_id);
+    let is_gone = |member: &&Member| matches!(member.liveness, Liveness::Dead | Liveness::Left);
+    let gone = member.filter(is_gone).map(|member| member.because.as_str());
+    let presence = health::Presence { age_ms: now_ms - node.seen_at_ms, gone };
+    health::health(node.sample.as_ref(), node.identity.cpu_cores, presence, thresholds)
 }
 
 /// A page of nodes.
@@ -107,9 +131,9 @@ pub async fn list(
     _: Person,
     extract::State(state): extract::State<Arc<State>>,
 ) -> Result<Json<NodesJson>, ApiError> {
-    let (now_ms, thresholds) = (state.now_ms(), state.thresholds());
+    let (now_ms, thresholds, roster) = (state.now_ms(), state.thresholds(), state.roster());
     let nodes = state.store.nodes().await?;
-    let nodes = nodes.iter().map(|node| NodeJson::of(node, now_ms, &thresholds)).collect();
+    let nodes = nodes.iter().map(|node| NodeJson::of(node, &roster, now_ms, &thresholds)).collect();
     Ok(Json(NodesJson { nodes, next_cursor: None }))
 }
 
@@ -133,11 +157,11 @@ pub async fn one(
     extract::State(state): extract::State<Arc<State>>,
     Path(id): Path<String>,
 ) -> Result<Json<NodeDetailJson>, ApiError> {
-    let (now_ms, thresholds) = (state.now_ms(), state.thresholds());
+    let (now_ms, thresholds, roster) = (state.now_ms(), state.thresholds(), state.roster());
     let node = find(&state, &id).await?;
     Ok(Json(NodeDetailJson {
-        node: NodeJson::of(&node, now_ms, &thresholds),
-        issues: judge(&node, now_ms, &thresholds).issues,
+        node: NodeJson::of(&node, &roster, now_ms, &thresholds),
+        issues: judge(&node, &roster, now_ms, &thresholds).issues,
         identity: node.identity,
         sample: node.sample,
         joined_at_ms: node.joined_at_ms,
@@ -191,7 +215,7 @@ pub async fn one_health(
     Path(id): Path<String>,
 ) -> Result<Json<HealthJson>, ApiError> {
     let node = find(&state, &id).await?;
-    Ok(Json(judge(&node, state.now_ms(), &state.thresholds()).into()))
+    Ok(Json(judge(&node, &state.roster(), state.now_ms(), &state.thresholds()).into()))
 }
 
 /// Node with its health.
@@ -236,11 +260,11 @@ pub async fn health(
     _: Person,
     extract::State(state): extract::State<Arc<State>>,
 ) -> Result<Json<ClusterHealthJson>, ApiError> {
-    let (now_ms, thresholds) = (state.now_ms(), state.thresholds());
+    let (now_ms, thresholds, roster) = (state.now_ms(), state.thresholds(), state.roster());
     let mut summary = SummaryJson::default();
     let mut nodes = Vec::new();
     for node in state.store.nodes().await? {
-        let health = judge(&node, now_ms, &thresholds);
+        let health = judge(&node, &roster, now_ms, &thresholds);
         summary.total += 1;
         match health.level {
             Level::Healthy => summary.healthy += 1,
@@ -248,7 +272,7 @@ pub async fn health(
             Level::Critical => summary.critical += 1,
             Level::Offline => summary.offline += 1,
         }
-        let json = NodeJson::of(&node, now_ms, &thresholds);
+        let json = NodeJson::of(&node, &roster, now_ms, &thresholds);
         nodes.push(NodeHealthJson { node: json, health: health.into() });
     }
     let mean = |value: fn(&NodeJson) -> Option<f64>| {

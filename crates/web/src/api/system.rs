@@ -101,11 +101,11 @@ pub async fn stats(
 }
 
 async fn collect(state: &State) -> Result<StatsJson, ApiError> {
-    let (now_ms, thresholds) = (state.now_ms(), state.thresholds());
+    let (now_ms, thresholds, roster) = (state.now_ms(), state.thresholds(), state.roster());
     let mut counts = NodeCountsJson::default();
     for node in state.store.nodes().await? {
         counts.total += 1;
-        match nodes::judge(&node, now_ms, &thresholds).level {
+        match nodes::judge(&node, &roster, now_ms, &thresholds).level {
             Level::Offline => counts.offline += 1,
             Level::Healthy | Level::Warning | Level::Critical => counts.online += 1,
         }
@@ -161,24 +161,27 @@ pub async fn metrics(
     add("caelum_queue_records", "gauge", "Records in the queue.", p.queue_records);
     add("caelum_queue_events", "gauge", "Events in the queue.", p.queue_events);
     add("caelum_queue_bytes", "gauge", "Bytes in the queue.", p.queue_bytes);
+    let counters = &state.cluster.counters;
+    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let links = state.roster().members.iter().filter(|member| member.link.is_some()).count();
+    for (name, help, value) in [
+        ("datagrams_sent", "Beacons and membership datagrams sent.", count(&counters.datagrams_sent)),
+        ("datagram_sent_bytes", "Their bytes.", count(&counters.datagram_bytes_sent)),
+        ("datagrams_received", "Datagrams received.", count(&counters.datagrams_received)),
+        ("datagrams_refused", "Datagrams not accepted.", count(&counters.datagrams_refused)),
+        ("machines_discovered", "Machines heard for the first time.", count(&counters.discovered)),
+        ("dials", "Links dialled.", count(&counters.dials)),
+        ("dials_failed", "Dials that led to nothing.", count(&counters.dials_failed)),
+        ("links_opened", "Links that came to be.", count(&counters.links_opened)),
+        ("links_lost", "Links that were lost.", count(&counters.links_lost)),
+        ("links_refused", "Links that were refused.", count(&counters.links_refused)),
+        ("link_frames_received", "Frames received on links.", count(&counters.frames_received)),
+    ] {
+        add(&format!("caelum_discovery_{name}_total"), "counter", help, value);
+    }
+    add("caelum_discovery_links", "gauge", "Links that are up.", links as u64);
+    add("caelum_discovery_machines", "gauge", "Machines heard.", state.roster().machines.len() as u64);
     add("caelum_nodes", "gauge", "Nodes.", stats.nodes.total as u64);
     add("caelum_nodes_offline", "gauge", "Nodes that are offline.", stats.nodes.offline as u64);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
-}
-
-/// Machines heard on the network.
-#[derive(Serialize, utoipa::ToSchema)]
-pub struct DiscoveredMachinesJson {
-    /// Machines; none while discovery is off.
-    machines: Vec<serde_json::Value>,
-    /// Whether this server listens for beacons.
-    discovery: &'static str,
-    next_cursor: Option<String>,
-}
-
-/// Machines heard on the network. This version does not listen for beacons and says so.
-#[utoipa::path(get, path = "/api/discovered-machines", tag = "system", security(("token" = ["read"]), ("session" = [])),
-    responses((status = 200, body = DiscoveredMachinesJson)))]
-pub async fn discovered_machines(_: Person) -> Json<DiscoveredMachinesJson> {
-    Json(DiscoveredMachinesJson { machines: Vec::new(), discovery: "off", next_cursor: None })
 }

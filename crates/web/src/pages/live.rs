@@ -353,6 +353,10 @@ impl Feed {
 fn concerns(change: Change, topic: &str) -> bool {
     match change {
         Change::SettingsChanged => true,
+        Change::RosterChanged => matches!(
+            topic,
+            "machines" | "discovered" | "topology" | "links" | "machine" | "verdict" | "tiles"
+        ),
         Change::NodeSampled => matches!(
             topic,
             "verdict"

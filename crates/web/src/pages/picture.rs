@@ -3,11 +3,11 @@
 //! Pages are functions from a picture to HTML; they ask the store nothing. So a page is tested by painting
 //! a picture by hand, and two blocks of one page can never disagree about what they saw.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-use caelum_engine::health;
 use caelum_model::{
     UnixMs,
+    cluster::Roster,
     diagnosis::{Diagnosis, Label, PairStatus, Standing},
     node::{Issue, Node, NodePoint, Thresholds},
     rollup::{MINUTE_MS, Measure},
@@ -21,6 +21,7 @@ use super::{
     mark::Status,
     range::Span,
 };
+use crate::api::nodes;
 
 /// What "now" is on pages: the last five minutes.
 pub const RECENT_MS: i64 = 5 * MINUTE_MS;
@@ -44,6 +45,8 @@ pub struct Scene {
     pub span: Span,
     /// Thresholds of machines.
     pub thresholds: Thresholds,
+    /// What this server believes about nodes, and which machines it heard.
+    pub roster: Arc<Roster>,
     /// The node that serves the page.
     pub node_id: String,
     /// The cluster's name.
@@ -237,7 +240,7 @@ impl Picture {
 /// A machine with its health.
 pub fn machine(node: Node, spark: Vec<NodePoint>, scene: &Scene) -> Machine {
     let age_ms = (scene.now_ms - node.seen_at_ms).max(0);
-    let health = health::health(node.sample.as_ref(), node.identity.cpu_cores, age_ms, &scene.thresholds);
+    let health = nodes::judge(&node, &scene.roster, scene.now_ms, &scene.thresholds);
     Machine { status: health.level.into(), issues: health.issues, age_ms, node, spark }
 }
 

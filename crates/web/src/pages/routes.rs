@@ -56,6 +56,7 @@ impl Desk {
             zone: self.zone.clone(),
             span: Span::of(time, now_ms),
             thresholds: state.thresholds(),
+            roster: state.roster(),
             node_id: state.node_id.to_string(),
             cluster_name: state.cluster_name.clone(),
             version: state.version.to_owned(),

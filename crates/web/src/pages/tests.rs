@@ -11,7 +11,7 @@ use caelum_model::{
     event::{ErrorStage, Family},
     host::{DiskSample, HostIdentity, HostSample, InterfaceSample, TemperatureSample, Usage},
     id::{ClientId, NodeId, PartitionId, TargetId},
-    node::{Node, NodePoint, Thresholds},
+    node::{LinkFacts, Node, NodePoint, Thresholds},
     rollup::{LastSeen, MINUTE_MS, Measure, Rollup, RollupKey, RollupState},
     target::{Families, Target, TargetOrigin},
 };
@@ -161,6 +161,7 @@ fn node(name: &str, cpu: f64, disk: u64, age_ms: i64) -> Node {
                 TemperatureSample { label: "Board".into(), celsius: 42.0, critical_celsius: None },
             ],
         }),
+        links: LinkFacts::default(),
     }
 }
 
@@ -191,6 +192,7 @@ fn scene(time: &TimeQuery) -> Scene {
         zone: Zone::utc(),
         span: Span::of(time, NOW),
         thresholds: Thresholds::default(),
+        roster: Arc::default(),
         node_id: "n-9".into(),
         cluster_name: "northlab".into(),
         version: "0.1.0".into(),

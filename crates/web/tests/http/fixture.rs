@@ -15,13 +15,14 @@ use caelum_drivers::{clock::ManualClock, tls::Authority};
 use caelum_engine::enrol::AccessList;
 use caelum_model::{
     access::{Role, Scope, User},
-    cluster::ClusterKey,
+    cluster::{ClusterKey, Roster},
     id::NodeId,
     node::Thresholds,
 };
 use caelum_queue::{Embedded, Queue};
 use caelum_roles::{
     bus::Bus,
+    cluster::Handle,
     enrol::{self, Registrar},
     ingest::{Config, Ingest},
 };
@@ -115,7 +116,11 @@ impl Fixture {
             bus: Bus::default(),
             clock: Arc::clone(&clock) as _,
             node_id: NodeId::parse("n-test").expect("valid"),
+            cluster_id: "c-test".into(),
             cluster_name: "test".into(),
+            cluster: Handle::detached(Roster::default()),
+            is_discovering: false,
+            sweep: Vec::new(),
             certificate_fingerprint: "00".into(),
             settings: state::Settings {
                 events_body_bytes_max: BODY_BYTES_MAX,

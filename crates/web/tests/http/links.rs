@@ -87,6 +87,16 @@ async fn a_stranger_links_where_the_door_is_open() {
 }
 
 #[tokio::test]
+async fn a_program_that_dials_without_a_path_finds_the_links() {
+    let mut door = Doorway::new(true).await;
+    let mut stream = TcpStream::connect(door.addr).await.expect("it listens");
+    let upgrade = "GET / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+                   sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(upgrade.as_bytes()).await.expect("it reads");
+    assert!(door.links.recv().await.is_some());
+}
+
+#[tokio::test]
 async fn a_stranger_is_refused_where_the_door_is_not_open_and_told_why() {
     let door = Doorway::new(false).await;
     let error = link::dial(door.addr, None).await.expect_err("it is refused");

@@ -8,7 +8,7 @@ use caelum_model::{
     access::Scope,
     host::{HostIdentity, HostSample, Usage},
     id::NodeId,
-    node::{Node, NodePoint},
+    node::{LinkFacts, Node, NodePoint},
 };
 use caelum_roles::bus::Change;
 use caelum_web::serve::Transport;
@@ -81,6 +81,7 @@ async fn put_machine(fixture: &Fixture, name: &str, cpu_percent: f64) {
         joined_at_ms: NOW_MS - 60_000,
         seen_at_ms: NOW_MS,
         sample: Some(sample),
+        links: LinkFacts::default(),
     };
     fixture.state.store.put_node(node, Some(point)).await.expect("stored");
 }
