@@ -1,12 +1,15 @@
 //! One file for each command, and the step they share: from arguments to settings.
 
 mod agent;
+mod cluster;
 mod config;
 mod join;
 mod neighbours;
+mod node;
 mod nodes;
 mod targets;
 mod token;
+mod top;
 mod up;
 mod user;
 
@@ -47,6 +50,12 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
         Command::Join(arguments) => wait_for(join::run(arguments)),
         Command::Nodes(arguments) => wait_for(nodes::run(arguments)),
         Command::Targets(command) => wait_for(targets::run(command)),
+        Command::Discover(arguments) => wait_for(cluster::discover(arguments)),
+        Command::Machines(arguments) => wait_for(cluster::machines(arguments)),
+        Command::Topology(arguments) => wait_for(cluster::topology(arguments)),
+        Command::Connect(arguments) => wait_for(cluster::connect(arguments)),
+        Command::Node(arguments) => wait_for(node::run(arguments)),
+        Command::Top(arguments) => wait_for(top::run(arguments)),
         Command::Version => {
             output::print(&format!("caelum {}\n", env!("CARGO_PKG_VERSION")))?;
             Ok(Exit::Fine)
