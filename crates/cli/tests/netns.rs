@@ -78,15 +78,13 @@ fn hosts_without_multicast_on_two_networks_join_by_token_and_bad_tokens_are_refu
 
     let used_up = hosts.run(2, &["join", &token]);
     assert!(used_up.contains("join_token_used_up"), "{used_up}");
-    let wrong = {
-        let expired = hosts.token(&["--expires", "1s"]);
-        hosts.wait("it is over", SOON, |hosts| {
-            hosts.run(2, &["join", &expired]).contains("join_token_expired")
-        });
-        hosts.token(&[])
-    };
+    let expired = hosts.token(&["--expires", "1s"]);
+    hosts.wait("a token is over", SOON, |hosts| hosts.run(0, &["token", "list"]).contains("expired"));
+    let over = hosts.run(2, &["join", &expired]);
+    assert!(over.contains("join_token_expired"), "{over}");
+    let valid = hosts.token(&[]);
     hosts.revoke_token();
-    let revoked = hosts.run(2, &["join", &wrong]);
+    let revoked = hosts.run(2, &["join", &valid]);
     assert!(revoked.contains("join_token_revoked"), "{revoked}");
     let other = hosts.token_of_another_cluster();
     let refused = hosts.run(2, &["join", &other]);
