@@ -61,7 +61,17 @@ const BANS: &[Ban] = &[
         why: "time is an argument on the pure floors",
     },
     Ban {
-        needles: &["Uuid::now_v7", "Uuid::new_v4", "SystemRandom", "rand::rng", "rand::random", "ThreadRng", "OsRng", "RandomState", "getrandom"],
+        needles: &[
+            "Uuid::now_v7",
+            "Uuid::new_v4",
+            "SystemRandom",
+            "rand::rng",
+            "rand::random",
+            "ThreadRng",
+            "OsRng",
+            "RandomState",
+            "getrandom",
+        ],
         scope: Scope::Only(PURE),
         why: "chance is an argument on the pure floors",
     },

@@ -1,6 +1,7 @@
 // Single keys of the whole page. They are ignored while somebody types and can be switched off.
 
 import { open } from "./dialogs.js";
+import { discover } from "./discovery.js";
 import { current, go, shift } from "./horizon.js";
 import { move } from "./lists.js";
 import { togglePause } from "./live.js";
@@ -91,6 +92,7 @@ function press(key) {
     case "]": shift(0.5, 1); return true;
     case "-": shift(0, 2); return true;
     case "=": shift(0, 0.5); return true;
+    case "d": return discover();
     case ".": togglePause(); return true;
     case "t": nextTheme(); return true;
     case "?": open("keys"); return true;

@@ -23,6 +23,7 @@
 mod assets;
 mod block;
 mod charts;
+mod discovered;
 mod format;
 mod frame;
 mod gate;
@@ -40,7 +41,10 @@ mod plot;
 mod range;
 mod routes;
 mod settings;
+mod sky;
 mod tiles;
+mod topology;
+mod visits;
 mod waterfall;
 mod words;
 
