@@ -49,7 +49,9 @@ export function start() {
       return;
     }
     if (event.key === "Escape" && !document.querySelector("dialog[open]")) {
+      const drawer = document.querySelector(".drawer:not([hidden])");
       if (typing(event.target)) event.target.blur();
+      else if (drawer) drawer.hidden = true;
       else if (current()) go(null);
       return;
     }

@@ -29,6 +29,7 @@ mod frame;
 mod gate;
 mod history;
 mod horizon;
+mod links;
 mod live;
 mod machine;
 mod machines;

@@ -90,7 +90,9 @@ pub fn lay_out(known: &TopologyJson, own: &str) -> Sky {
             Some(rtt_ms) => radius_of(*rtt_ms, scale_ms),
             None => *unknown.insert(RADIUS_UNKNOWN),
         };
-        let angle = std::f64::consts::TAU * place as f64 / others.len() as f64 - std::f64::consts::FRAC_PI_2;
+        // Half a step past the top, where the rings are labelled.
+        let share = (place as f64 + 0.5) / others.len() as f64;
+        let angle = std::f64::consts::TAU * share - std::f64::consts::FRAC_PI_2;
         spots[*at] = Spot { x: WIDTH / 2.0 + radius * angle.cos(), y: HEIGHT / 2.0 + radius * angle.sin() };
     }
     let places: BTreeMap<&str, Spot> =

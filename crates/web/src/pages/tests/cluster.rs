@@ -181,14 +181,16 @@ fn what_is_not_usual_about_a_node_is_said() {
 #[test]
 fn the_worst_thing_heads_the_topology() {
     let near = || member("n-10", "near", Liveness::Alive, Some(0.6), 0.0);
+    let third = || member("n-12", "x", Liveness::Alive, None, 0.0);
+    assert_eq!(sentence(&with(vec![near()], Vec::new())), "edge-perth-1 is not seen by this node.");
     let far = || member("n-far", "far", Liveness::Alive, Some(34.0), 0.0);
     assert_eq!(
-        sentence(&with(vec![near(), far(), member("n-12", "x", Liveness::Alive, None, 0.0)], Vec::new())),
-        "All 4 nodes see each other; the slowest link is far – hq-core-1 at 34 ms."
+        sentence(&with(vec![near(), far(), third()], Vec::new())),
+        "All 4 nodes see each other; the slowest link is hq-core-1 – far at 34 ms."
     );
     let lossy = member("n-lossy", "lossy", Liveness::Alive, Some(148.0), 3.8);
     assert_eq!(
-        sentence(&with(vec![near(), lossy.clone()], Vec::new())),
+        sentence(&with(vec![near(), lossy.clone(), third()], Vec::new())),
         "The link hq-core-1 – lossy loses 3.8 % of its packets."
     );
     let doubted = member("n-doubt", "doubted", Liveness::Suspect, None, 0.0);
@@ -200,7 +202,7 @@ fn the_worst_thing_heads_the_topology() {
     let other = member("n-dead-2", "n-y", Liveness::Dead, None, 0.0);
     assert_eq!(
         sentence(&with(vec![doubted, dead, other], Vec::new())),
-        "n-x is gone: link closed, 3 min ago; so 1 other is."
+        "n-x is gone: link closed, 3 min ago; 1 other too."
     );
 }
 
@@ -273,9 +275,6 @@ fn a_thousand_nodes_stay_a_small_page_with_the_table_first_and_the_sky_folded() 
     let at = |text: &str| html.find(text).unwrap_or_else(|| panic!("no {text}"));
     assert!(at("id=\"b-links\"") < at("id=\"b-topology\""));
     assert!(html.contains("<details><summary>Show the sky"));
-    assert!(
-        html.contains("800\u{a0}more are not shown") || html.contains("800\u{a0}more"),
-        "the rest is counted"
-    );
+    assert!(html.contains("800\u{a0}more are not shown"), "the rest is counted");
     assert_ids_are_unique("topology", &html);
 }

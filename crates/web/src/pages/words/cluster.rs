@@ -77,6 +77,14 @@ pub fn topology(picture: &Picture, known: &TopologyJson) -> Verdict {
         let sentence = format!("{} may be gone: {}{}", first.name, why(first), others(rest.len()));
         return verdict(Status::Warn, sentence);
     }
+    // Known from what they reported once, and neither linked nor heard by now.
+    let is_member = |id: &str| members.iter().any(|member| member.node_id.as_str() == id);
+    let mut unseen =
+        known.nodes.iter().filter(|node| node.status == Liveness::Dead.as_str() && !is_member(&node.id));
+    if let Some(first) = unseen.next() {
+        let sentence = format!("{} is not seen by this node{}", first.label, others(unseen.count()));
+        return verdict(Status::Off, sentence);
+    }
     let lossy = known.edges.iter().filter(|edge| edge.status == "lossy");
     let worst = lossy.max_by(|a, b| a.loss_pct.unwrap_or(0.0).total_cmp(&b.loss_pct.unwrap_or(0.0)));
     if let Some(edge) = worst {
@@ -119,7 +127,7 @@ fn why(member: &Member) -> String {
 fn others(count: usize) -> String {
     match count {
         0 => String::new(),
-        count => format!("; so {}", counted(count, "other is", "others are")),
+        count => format!("; {} too", counted(count, "other", "others")),
     }
 }
 
