@@ -24,6 +24,10 @@ pub struct Arguments {
 pub enum Command {
     /// Run everything on this machine: metrics, probe, pipeline, verdicts, dashboard.
     Up(Up),
+    /// Be a node of a cluster: found, linked, its metrics reported.
+    Agent(Agent),
+    /// Be found and linked, and nothing more: for machines that only have to be known.
+    Beacon(Agent),
     /// Look at the settings.
     #[command(subcommand)]
     Config(Config),
@@ -40,6 +44,18 @@ pub enum Command {
     /// Show, add and remove what is measured.
     #[command(subcommand)]
     Targets(Targets),
+    /// Ask the network which machines are there, and show what is heard.
+    Discover(Discover),
+    /// List the machines that were heard.
+    Machines(Client),
+    /// Show all that is known of one node.
+    Node(Node),
+    /// Show the nodes and how good the links between them are.
+    Topology(Client),
+    /// Show how the nodes fare, again and again.
+    Top(Top),
+    /// Dial a machine that was not heard.
+    Connect(Connect),
     /// Print the version.
     Version,
 }
@@ -61,6 +77,23 @@ pub struct Up {
     /// Where settings and data are.
     #[command(flatten)]
     pub place: Place,
+    /// Settings given as flags.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// `caelum agent` and `caelum beacon`
+#[derive(Debug, Args)]
+pub struct Agent {
+    /// Where settings and data are.
+    #[command(flatten)]
+    pub place: Place,
+    /// Join by this token first; without it, the machine waits to be adopted
+    #[arg(long, env = "CAELUM_JOIN", hide_env_values = true, value_name = "TOKEN")]
+    pub join: Option<String>,
+    /// TCP port of its links, on every address [default: 8080]
+    #[arg(long, value_name = "PORT", conflicts_with = "server-listen")]
+    pub port: Option<u16>,
     /// Settings given as flags.
     #[command(flatten)]
     pub overrides: Overrides,
@@ -258,6 +291,55 @@ pub enum Targets {
     },
 }
 
+/// `caelum discover`
+#[derive(Debug, Args)]
+pub struct Discover {
+    /// How long to listen, such as 3s; 30s at most
+    #[arg(long, value_name = "TIME", value_parser = duration_ms, default_value = "3s")]
+    pub wait: i64,
+    /// Try every address of the networks in cluster.sweep too
+    #[arg(long)]
+    pub sweep: bool,
+    /// Which server is asked.
+    #[command(flatten)]
+    pub client: Client,
+}
+
+/// `caelum node`
+#[derive(Debug, Args)]
+pub struct Node {
+    /// The node's name or id
+    pub node: String,
+    /// Which server is asked.
+    #[command(flatten)]
+    pub client: Client,
+}
+
+/// `caelum top`
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Show it once; so it is also where the output is no terminal
+    #[arg(long)]
+    pub once: bool,
+    /// Time between two looks
+    #[arg(long, value_name = "TIME", value_parser = duration_ms, default_value = "2s")]
+    pub interval: i64,
+    /// Which server is asked.
+    #[command(flatten)]
+    pub client: Client,
+}
+
+/// `caelum connect`
+#[derive(Debug, Args)]
+pub struct Connect {
+    /// The machine, HOST or HOST:PORT or [IPV6]:PORT [port: 8080]
+    #[arg(value_name = "HOST[:PORT]", value_parser = endpoint)]
+    pub machine: (String, Option<u16>),
+    /// Which server is asked.
+    #[command(flatten)]
+    pub client: Client,
+}
+
 /// Which server is asked, and how.
 #[derive(Clone, Debug, Args)]
 pub struct Client {
@@ -286,6 +368,24 @@ fn node_role(text: &str) -> Result<NodeRole, String> {
 fn ceiling(text: &str) -> Result<Ceiling, String> {
     let known = Ceiling::ALL.into_iter().find(|ceiling| ceiling.as_str() == text);
     known.ok_or_else(|| "ceilings are observe, tasks and shell".to_owned())
+}
+
+/// `host`, `host:port`, an IPv6 address, or one in brackets with a port.
+fn endpoint(text: &str) -> Result<(String, Option<u16>), String> {
+    let refuse = || format!("{text} is not HOST, HOST:PORT or [IPV6]:PORT");
+    if let Ok(ip) = text.parse::<std::net::Ipv6Addr>() {
+        return Ok((ip.to_string(), None));
+    }
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host, None),
+        Some((host, rest)) => (host, Some(rest.strip_prefix(':').ok_or_else(refuse)?)),
+        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    let port = port.map(str::parse::<u16>).transpose().map_err(|_| refuse())?;
+    match host.is_empty() || port == Some(0) {
+        true => Err(refuse()),
+        false => Ok((host.to_owned(), port)),
+    }
 }
 
 /// `90s`, `15m`, `12h` or `30d` as milliseconds.
@@ -402,6 +502,19 @@ mod tests {
         assert_eq!(duration_ms("1s"), Ok(1000));
         for wrong in ["", "30", "d", "-1h", "0s", "3 h", "9999999999999d", "1µ"] {
             assert!(duration_ms(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_machine_is_named_with_or_without_its_port() {
+        let named = |text: &str| endpoint(text).ok();
+        assert_eq!(named("box"), Some(("box".to_owned(), None)));
+        assert_eq!(named("10.0.0.1:81"), Some(("10.0.0.1".to_owned(), Some(81))));
+        assert_eq!(named("fe80::1"), Some(("fe80::1".to_owned(), None)));
+        assert_eq!(named("[::1]:81"), Some(("::1".to_owned(), Some(81))));
+        assert_eq!(named("[::1]"), Some(("::1".to_owned(), None)));
+        for wrong in ["", ":81", "a:", "a:0", "a:x", "a:70000", "[::1]81", "[]:1"] {
+            assert_eq!(named(wrong), None, "{wrong}");
         }
     }
 

@@ -8,10 +8,10 @@ use std::{fs, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use caelum_drivers::tls;
 use caelum_model::wire::ErrorJson;
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, Response, StatusCode, header::ACCEPT};
 use serde_json::Value;
 
-use crate::{arguments, data::DataDirectory, exit::Unreachable};
+use crate::{arguments, data::DataDirectory, events, exit::Unreachable};
 
 /// Time after which a server that says nothing is given up.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -57,20 +57,54 @@ impl Client {
 
     /// Asks, and answers the JSON of a good answer. Anything else is said with the server's own words.
     pub async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let answer = self.send(method, path, body, "application/json").await?;
+        let text = answer.text().await.map_err(|error| unreachable(&self.base, &error))?;
+        match text.is_empty() {
+            true => Ok(Value::Null),
+            false => {
+                serde_json::from_str(&text).with_context(|| format!("read the answer of {}{path}", self.base))
+            }
+        }
+    }
+
+    /// Asks for a stream of events, and hands over each as it comes: its name and its JSON. It ends with the
+    /// stream.
+    pub async fn follow(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        mut each: impl FnMut(&str, Value) -> Result<()>,
+    ) -> Result<()> {
+        let mut answer = self.send(method, path, body, "text/event-stream").await?;
+        let mut reader = events::Reader::default();
+        let context = || format!("read the answer of {}{path}", self.base);
+        while let Some(bytes) = answer.chunk().await.map_err(|error| unreachable(&self.base, &error))? {
+            for event in reader.read(&bytes).with_context(context)? {
+                let value = serde_json::from_str(&event.data).with_context(context)?;
+                each(&event.name, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<&Value>, accept: &str) -> Result<Response> {
         let url = format!("{}{path}", self.base);
-        let mut request = self.http.request(method, &url).timeout(self.patience).bearer_auth(&self.token);
+        let mut request = self
+            .http
+            .request(method, &url)
+            .timeout(self.patience)
+            .bearer_auth(&self.token)
+            .header(ACCEPT, accept);
         if let Some(body) = body {
             request = request.json(body);
         }
         let answer = request.send().await.map_err(|error| unreachable(&self.base, &error))?;
         let status = answer.status();
-        let text = answer.text().await.map_err(|error| unreachable(&self.base, &error))?;
         if status.is_success() {
-            return match text.is_empty() {
-                true => Ok(Value::Null),
-                false => serde_json::from_str(&text).with_context(|| format!("read the answer of {url}")),
-            };
+            return Ok(answer);
         }
+        let text = answer.text().await.map_err(|error| unreachable(&self.base, &error))?;
         let said = serde_json::from_str::<ErrorJson>(&text).map(|said| said.error);
         let said = said.map_or_else(
             |_| status.to_string(),

@@ -49,15 +49,7 @@ pub struct Cluster {
 }
 
 /// A machine that has joined.
-#[expect(
-    dead_code,
-    reason = "joining looks only at which cluster it was; what runs as the node needs the rest"
-)]
 pub struct Enrolled {
-    /// Its id.
-    pub node_id: NodeId,
-    /// Its key: a secret.
-    pub key_pem: String,
     /// Its certificate, followed by the authority's.
     pub chain_pem: String,
     /// The authority's certificate.
@@ -80,8 +72,6 @@ impl Enrolled {
             read(&path)?.with_context(|| format!("{} is missing: join again", path.display()))
         };
         Ok(Some(Self {
-            node_id: NodeId::parse(required(ID)?.trim()).context("read the node's id")?,
-            key_pem: required(KEY)?,
             chain_pem: required(CERTIFICATE)?,
             authority_pem: required(AUTHORITY)?,
             keys: keys(secrets)?.with_context(|| format!("{} is missing: join again", KEYS))?,
@@ -200,8 +190,9 @@ mod tests {
         let key = own_key(secrets).expect("made");
         Enrolled::save(secrets, &answer(), Ceiling::Tasks, NodeRole::Agent).expect("written");
         let kept = Enrolled::load(secrets).expect("reads").expect("has joined");
-        assert_eq!((&kept.node_id, &kept.keys), (&id, &answer().keys));
-        assert_eq!(kept.key_pem, key.key_pem());
+        assert_eq!(kept.keys, answer().keys);
+        assert_eq!(own_id(secrets).expect("kept"), id);
+        assert_eq!(own_key(secrets).expect("kept").key_pem(), key.key_pem());
         assert_eq!((kept.cluster.ceiling, kept.cluster.role), (Ceiling::Tasks, NodeRole::Agent));
         assert_eq!(own_key(secrets).expect("kept").key_sha256(), key.key_sha256());
         for file in fs::read_dir(secrets).expect("lists") {

@@ -10,6 +10,7 @@ mod config;
 mod data;
 mod enrolled;
 mod environment;
+mod events;
 mod exit;
 mod log;
 mod output;

@@ -14,10 +14,17 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
+/// Text in which nothing moves the cursor or changes colours: names come from machines that nobody vouches for.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
+}
+
 /// Rows under headings, columns aligned with two spaces between them.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();
     let mut widths: Vec<usize> = headings.iter().map(|heading| heading.chars().count()).collect();
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
@@ -28,7 +35,7 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
         format!("{}\n", padded.join("  ").trim_end())
     };
     let mut out = line(&mut headings.iter().copied());
-    for row in rows {
+    for row in &rows {
         out.push_str(&line(&mut row.iter().map(String::as_str)));
     }
     out
@@ -42,5 +49,11 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [vec!["a".to_owned(), "b".to_owned()], vec!["größer".to_owned(), String::new()]];
         assert_eq!(table(&["x", "y"], &rows), "x       y\na       b\ngrößer\n");
+    }
+
+    #[test]
+    fn a_name_cannot_steer_the_terminal() {
+        let shown = table(&["NAME"], &[vec!["a\u{1b}[2Jb\nc\u{9b}".to_owned()]]);
+        assert_eq!(shown, "NAME\na\u{fffd}[2Jb\u{fffd}c\u{fffd}\n");
     }
 }

@@ -5,7 +5,7 @@
 //! and limits come in as arguments; the environment and the command line are `cli`'s.
 //!
 //! Reading order: [`clock`] and [`random`], [`tls`], [`ports`],
-//! [`netinfo`], [`host`], [`spool`], [`probe`], [`poster`], [`exchange`], [`link`].
+//! [`netinfo`], [`host`], [`spool`], [`probe`], [`poster`], [`exchange`], [`beacon`], [`link`].
 
 pub mod beacon;
 pub mod clock;

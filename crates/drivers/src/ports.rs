@@ -64,12 +64,21 @@ fn describe(holder: Option<&Holder>) -> String {
 
 /// Listens. Must be called inside the runtime. `[::]` takes IPv6 connections only.
 pub fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
-    listen(addr).map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::Busy { addr, holder: find_holder(addr) },
+    listen(addr).map_err(|source| bind_error(addr, source, find_holder))
+}
+
+/// What the system's refusal means, and who has the port if that is why.
+pub(crate) fn bind_error(
+    addr: SocketAddr,
+    source: io::Error,
+    find: fn(SocketAddr) -> Option<Holder>,
+) -> BindError {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::Busy { addr, holder: find(addr) },
         io::ErrorKind::PermissionDenied => BindError::NotPermitted { addr },
         io::ErrorKind::AddrNotAvailable => BindError::NotOurs { addr },
         _ => BindError::Io { addr, source },
-    })
+    }
 }
 
 fn listen(addr: SocketAddr) -> io::Result<TcpListener> {

@@ -4,6 +4,7 @@
 //! [`error`] how refusals look, [`events`] the way in for measurements, [`api`] the rest for programs and
 //! [`pages`] for people. Routes translate; decisions are the engine's.
 
+pub mod agent;
 pub mod api;
 pub mod auth;
 pub mod cluster;

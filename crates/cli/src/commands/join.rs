@@ -7,7 +7,11 @@ use std::io::Read as _;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use caelum_drivers::{host, tls};
-use caelum_model::join::{Admission, JoinRequest};
+use caelum_model::{
+    cluster::{Ceiling, NodeRole},
+    id::NodeId,
+    join::{Admission, Invitation, JoinAnswer, JoinRequest},
+};
 use caelum_roles::enrol::{self, JoinFailure, invitation};
 
 use crate::{
@@ -34,6 +38,30 @@ pub async fn run(arguments: Join) -> Result<Exit> {
     };
     let invitation = invitation::parse(&text)?;
     let data = DataDirectory::locate(arguments.data)?;
+    let (node_id, answer, role) = join(&data, invitation, arguments.role, arguments.ceiling).await?;
+    output::print(&format!(
+        "This machine is {node_id} of the cluster {} now, as {}.\nServers may {} it. Start it with:\n\n  \
+         caelum agent --data {}\n",
+        answer.cluster_name,
+        role.as_str(),
+        match arguments.ceiling {
+            Ceiling::Observe => "observe",
+            Ceiling::Tasks => "observe and give tasks to",
+            Ceiling::Shell => "observe, give tasks to and command",
+        },
+        data.root().display()
+    ))?;
+    Ok(Exit::Fine)
+}
+
+/// Joins by an invitation and keeps what is needed to be a node. Answers the node's id, what the server said,
+/// and the role that the certificate gives.
+pub async fn join(
+    data: &DataDirectory,
+    invitation: Invitation,
+    role: NodeRole,
+    ceiling: Ceiling,
+) -> Result<(NodeId, JoinAnswer, NodeRole)> {
     let secrets = data.secrets();
     if secrets.join("ca.key").exists() {
         bail!(
@@ -59,8 +87,8 @@ pub async fn run(arguments: Join) -> Result<Exit> {
         csr_pem: key.csr_pem(&node_id)?,
         node_id: node_id.clone(),
         hostname: host::hostname(),
-        role: arguments.role,
-        ceiling: arguments.ceiling,
+        role: role,
+        ceiling: ceiling,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         admission: Admission::Token { token_id: invitation.token_id, secret: invitation.secret },
     };
@@ -76,18 +104,6 @@ pub async fn run(arguments: Join) -> Result<Exit> {
         answer.servers = invitation.servers;
     }
     let pass = tls::check_node_chain(&answer.certificate_pem, &answer.authority_pem, &key.key_sha256())?;
-    Enrolled::save(&secrets, &answer, arguments.ceiling, pass.role)?;
-    output::print(&format!(
-        "This machine is {node_id} of the cluster {} now, as {}.\nServers may {} it. Start it with:\n\n  \
-         caelum agent --data {}\n",
-        answer.cluster_name,
-        pass.role.as_str(),
-        match arguments.ceiling {
-            caelum_model::cluster::Ceiling::Observe => "observe",
-            caelum_model::cluster::Ceiling::Tasks => "observe and give tasks to",
-            caelum_model::cluster::Ceiling::Shell => "observe, give tasks to and command",
-        },
-        data.root().display()
-    ))?;
-    Ok(Exit::Fine)
+    Enrolled::save(&secrets, &answer, ceiling, pass.role)?;
+    Ok((node_id, answer, pass.role))
 }

@@ -1,10 +1,15 @@
 //! One file for each command, and the step they share: from arguments to settings.
 
+mod agent;
+mod cluster;
 mod config;
 mod join;
+mod neighbours;
+mod node;
 mod nodes;
 mod targets;
 mod token;
+mod top;
 mod up;
 mod user;
 
@@ -15,10 +20,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use caelum_model::cluster::NodeRole;
 
 use crate::{
-    arguments::{Arguments, Command, Overrides, Place},
-    config::{Settings, Sources, resolve},
+    arguments::{Agent, Arguments, Command, Overrides, Place},
+    config::{Settings, Sources, keys, resolve},
     data::DataDirectory,
     environment,
     exit::Exit,
@@ -36,17 +42,39 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
             }
             up::run(settings, data)
         }
+        Command::Agent(arguments) => run_agent(arguments, NodeRole::Agent),
+        Command::Beacon(arguments) => run_agent(arguments, NodeRole::Beacon),
         Command::Config(command) => config::run(command),
         Command::Token(command) => wait_for(token::run(command)),
         Command::User(command) => wait_for(user::run(command)),
         Command::Join(arguments) => wait_for(join::run(arguments)),
         Command::Nodes(arguments) => wait_for(nodes::run(arguments)),
         Command::Targets(command) => wait_for(targets::run(command)),
+        Command::Discover(arguments) => wait_for(cluster::discover(arguments)),
+        Command::Machines(arguments) => wait_for(cluster::machines(arguments)),
+        Command::Topology(arguments) => wait_for(cluster::topology(arguments)),
+        Command::Connect(arguments) => wait_for(cluster::connect(arguments)),
+        Command::Node(arguments) => wait_for(node::run(arguments)),
+        Command::Top(arguments) => wait_for(top::run(arguments)),
         Command::Version => {
             output::print(&format!("caelum {}\n", env!("CARGO_PKG_VERSION")))?;
             Ok(Exit::Fine)
         }
     }
+}
+
+fn run_agent(arguments: Agent, role: NodeRole) -> Result<Exit> {
+    let Agent { place, join, port, overrides } = arguments;
+    let mut overrides = overrides;
+    if let Some(port) = port {
+        overrides.0.push((keys::position("server.listen"), port.to_string()));
+    }
+    let (settings, data) = settle(place, overrides)?;
+    log::open(settings.config.telemetry);
+    for note in &settings.notes {
+        tracing::warn!("{note}");
+    }
+    agent::run(settings, data, role, join)
 }
 
 /// Runs a short command on this thread.

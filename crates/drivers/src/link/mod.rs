@@ -33,13 +33,13 @@ pub use dial::{DialError, Tls, dial};
 /// Messages in a queue.
 const QUEUE: usize = 64;
 /// A connection without traffic is probed after this …
-const PROBE_AFTER: Duration = Duration::from_secs(2);
+const PROBE_AFTER: Duration = Duration::from_secs(1);
 /// … this often …
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// … and given up after so many probes without an answer.
 const PROBES: u32 = 2;
 /// Sent bytes that the other host's kernel does not acknowledge end the connection after this.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(4);
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_millis(3_500);
 /// What is read from a socket at once. Links are many and mostly quiet.
 const READ_BYTES: usize = 8 << 10;
 

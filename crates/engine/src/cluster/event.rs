@@ -139,12 +139,8 @@ impl Event {
 impl std::fmt::Display for Event {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Discovered { hostname, from, is_proven } => {
-                write!(f, "UDP discovered new Caelum machine: {hostname} ({})", from.ip())?;
-                if !is_proven {
-                    f.write_str(", not of this cluster")?;
-                }
-                Ok(())
+            Self::Discovered { hostname, from, .. } => {
+                write!(f, "UDP discovered new Caelum machine: {hostname} ({})", from.ip())
             }
             Self::Silent { hostname } => {
                 write!(f, "{hostname} has not been heard for longer than the time-out")

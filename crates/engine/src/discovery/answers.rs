@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use caelum_model::beacon::BeaconKind;
 
-use super::{ANSWERS_RATE, Discovery, Output, To, limits::Bucket};
+use super::{ANSWERS_RATE, Discovery, Output, To, hearing::worth, limits::Bucket};
 use crate::now::Now;
 
 /// Most answers that wait.
@@ -114,6 +114,20 @@ impl Discovery {
         let is_new = asker.sealed.is_some() && asker.nonce != recent.nonce;
         if is_answered && !is_new {
             return;
+        }
+        // A question that came by several paths is answered by the best of them.
+        if asker.sealed.is_some()
+            && let Some(other) = self.answers.waiting.values().find(|waiting| {
+                waiting.asker.sealed == asker.sealed
+                    && waiting.asker.nonce == asker.nonce
+                    && waiting.asker.addr != asker.addr
+            })
+        {
+            if worth(other.asker.addr) >= worth(asker.addr) {
+                return;
+            }
+            let addr = other.asker.addr;
+            self.answers.waiting.remove(&addr);
         }
         let has_room = self.answers.waiting.len() < WAITING_MAX;
         match self.answers.waiting.get_mut(&asker.addr) {

@@ -1,6 +1,9 @@
 //! What is believed of a datagram: who may change which record.
 
-use std::{cmp::Ordering, net::SocketAddr};
+use std::{
+    cmp::Ordering,
+    net::{IpAddr, SocketAddr},
+};
 
 use caelum_model::{
     beacon::{Beacon, BeaconKind, ClusterBeacon},
@@ -18,6 +21,9 @@ use crate::{now::Now, packet::Window};
 const COPY_MS: i64 = 1_000;
 /// Beacons of our own former run may arrive for this long after our start, ms.
 const FORMER_MS: i64 = 5_000;
+/// A machine that is heard from several addresses is known by one for as long as it is heard from that one at
+/// least this often: a part of the time-out.
+const ADDRESS_KEPT: i64 = 2;
 /// Most goodbyes that are remembered.
 const DEPARTED_MAX: usize = 1_024;
 
@@ -29,6 +35,8 @@ pub(super) struct Record {
     pub(super) generation: Option<u32>,
     seq: u64,
     window: Window,
+    /// When it was last heard from the address by which it is known.
+    from_ms: i64,
 }
 
 /// The run of a machine that said goodbye.
@@ -36,6 +44,16 @@ pub(super) struct Record {
 pub(super) struct Departed {
     instance: String,
     until_ms: i64,
+}
+
+/// How much an address is worth to know a machine by: others can use it, too; only on this link; only here.
+pub(super) fn worth(addr: SocketAddr) -> u8 {
+    match addr.ip() {
+        ip if ip.is_loopback() => 0,
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => 1,
+        IpAddr::V4(ip) if ip.is_link_local() => 1,
+        IpAddr::V4(_) | IpAddr::V6(_) => 2,
+    }
 }
 
 /// What a beacon may do to the record of its machine.
@@ -106,7 +124,11 @@ impl Discovery {
             self.challenge(now, from, out);
         }
         match right {
-            Right::Copy | Right::Wait => Ok(()),
+            Right::Wait => Ok(()),
+            Right::Copy => {
+                self.hear_copy(now, from, &beacon.machine_id, out);
+                Ok(())
+            }
             Right::Update => {
                 let keeps = self.is_fresh(&beacon.machine_id, &beacon.instance).then_some(generation);
                 self.note_first(now, from, beacon, keeps.flatten(), out)
@@ -145,6 +167,23 @@ impl Discovery {
             (Proof::Fresh, Some(_), Ordering::Equal) => Err(Refusal::Replayed),
             (Proof::Fresh, Some(_), Ordering::Greater) if is_answer => Ok(Right::Prove),
             (Proof::Fresh, Some(_), Ordering::Greater) => Ok(Right::Wait),
+        }
+    }
+
+    /// A copy tells of one more address of its machine, which may be a better one.
+    fn hear_copy(&mut self, now: Now, from: SocketAddr, machine_id: &str, out: &mut Vec<Output>) {
+        let Some(record) = self.machines.get_mut(machine_id) else { return };
+        let heard = &mut record.heard;
+        if from == heard.from {
+            record.from_ms = now.ms;
+        } else if worth(from) > worth(heard.from) {
+            if heard.proof == Proof::Fresh {
+                self.proven.remove(&heard.from);
+                self.proven.insert(from, machine_id.to_owned());
+            }
+            record.from_ms = now.ms;
+            (heard.from, heard.is_new, heard.is_restart, heard.is_newly_proven) = (from, false, false, false);
+            out.push(Output::Heard(Box::new(heard.clone())));
         }
     }
 
@@ -298,6 +337,17 @@ impl Discovery {
         heard.is_new = known.is_none();
         heard.is_restart = known.is_some() && same_run.is_none();
         heard.is_newly_proven = heard.proof == Proof::Fresh && !is_proven;
+        // The copies of a beacon race each other, and one that somebody else passes on may win: the address
+        // by which a machine is known is kept while it is heard from there.
+        let mut from_ms = heard.heard_ms;
+        if let Some(record) = same_run
+            && record.heard.from != heard.from
+            && worth(record.heard.from) >= worth(heard.from)
+            && (is_proven || heard.proof == Proof::None)
+            && heard.heard_ms - record.from_ms < self.config.timeout_ms / ADDRESS_KEPT
+        {
+            (heard.from, from_ms) = (record.heard.from, record.from_ms);
+        }
         // Numbers of a run count from its proof on.
         let mut window = same_run.filter(|_| is_proven).map(|record| record.window).unwrap_or_default();
         if heard.is_newly_proven {
@@ -312,7 +362,7 @@ impl Discovery {
         let expiry_ms = heard.heard_ms + self.config.timeout_ms;
         self.sweep_ms = Some(self.sweep_ms.map_or(expiry_ms, |sweep_ms| sweep_ms.min(expiry_ms)));
         out.push(Output::Heard(Box::new(heard.clone())));
-        self.machines.insert(heard.machine_id.clone(), Record { heard, generation, seq, window });
+        self.machines.insert(heard.machine_id.clone(), Record { heard, generation, seq, window, from_ms });
         Ok(())
     }
 

@@ -477,6 +477,43 @@ fn of_a_fresh_machine_only_new_numbers_count_and_copies_by_another_path_are_quie
 }
 
 #[test]
+fn a_machine_with_several_addresses_is_known_by_the_best_and_keeps_it_while_heard_there() {
+    let [local, good, other] = ["[fe80::1%2]:7", "10.0.0.2:7", "10.0.9.9:7"]
+        .map(|addr| addr.parse::<SocketAddr>().expect("an address"));
+    let mut discovery = started(1, &[key(1)]);
+    prove(&mut discovery, 1_000, 5, 1);
+    let mut say = |ms: i64, from: SocketAddr, seq: u64| {
+        let out = tell(&mut discovery, ms, from, &seal_first(beacon(2, 5, seq), Some(&key(1))));
+        assert_eq!(refusal(&out), None);
+        discovery.machine("node-2").expect("known").from
+    };
+    assert_eq!(say(2_000, local, 10), addr(2), "worth less");
+    assert_eq!(say(2_001, other, 10), addr(2), "worth as much, and the one before still counts");
+    assert_eq!(say(50_000, local, 11), local, "not heard from the one before for half the time-out");
+    assert_eq!(say(50_001, good, 11), good, "a copy by a better path");
+    for seq in 12..20 {
+        let ms = 50_000 + (seq as i64 - 11) * 15_000;
+        assert_eq!(say(ms, other, seq), good, "passed on by somebody who is quicker");
+        assert_eq!(say(ms + 1, good, seq), good);
+    }
+}
+
+#[test]
+fn a_question_that_comes_by_two_paths_is_answered_once() {
+    let mut discovery = started(1, &[key(1)]);
+    run(&mut discovery, 1_000);
+    let asking = Beacon { kind: BeaconKind::Solicit, nonce: "theirs".to_owned(), ..beacon(2, 5, 1) };
+    let bytes = seal_first(asking, Some(&key(1)));
+    let mut out = Vec::new();
+    for from in ["[fe80::1%2]:7", "10.0.0.2:7", "10.0.0.3:7"] {
+        out.extend(tell(&mut discovery, 1_000, from.parse().expect("an address"), &bytes));
+    }
+    out.extend(run_outputs(&mut discovery, 1_100));
+    let to: Vec<To> = sent(&out).into_iter().map(|(to, _)| to).collect();
+    assert_eq!(to, [To::One("10.0.0.2:7".parse().expect("an address"))]);
+}
+
+#[test]
 fn a_later_run_has_to_prove_itself_and_an_earlier_one_is_a_recording() {
     let mut discovery = started(1, &[key(1)]);
     prove(&mut discovery, 1_000, 5, 1);

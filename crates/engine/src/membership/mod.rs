@@ -478,17 +478,23 @@ impl Membership {
                 self.introduced(now, &seat, out);
             }
             for seat in found.down {
-                let standing = self.nodes.get(&seat.node_id);
-                // A goodbye says more, and a link on which something was heard lately knows better.
-                let is_heard = standing.is_some_and(|standing| {
-                    standing.liveness == Liveness::Left
-                        || standing.is_linked && now.ms - standing.heard_ms < LINK_TRUSTED_MS
-                        || standing.run > seat.run
-                });
-                if !is_heard {
-                    self.believe(now, &seat.node_id, Liveness::Dead, "no answer to probes", out);
-                }
+                self.rumour_of_death(now, &seat, out);
             }
+        }
+    }
+
+    /// Others say that it is gone. A goodbye says more, a later run is another life, and whoever has a link
+    /// to it on which something was heard lately asks before it believes.
+    fn rumour_of_death(&mut self, now: Now, seat: &Seat, out: &mut Vec<Output>) {
+        let Some(standing) = self.nodes.get(&seat.node_id) else { return };
+        if standing.liveness == Liveness::Left || standing.run > seat.run {
+            return;
+        }
+        let is_heard = standing.is_linked && now.ms - standing.heard_ms < LINK_TRUSTED_MS;
+        match (is_heard, standing.liveness) {
+            (true, Liveness::Alive) => self.doubt(now, &seat.node_id, "others say that it is gone", out),
+            (true, _) => {}
+            (false, _) => self.believe(now, &seat.node_id, Liveness::Dead, "no answer to probes", out),
         }
     }
 

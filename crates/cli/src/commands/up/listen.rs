@@ -12,7 +12,7 @@ use crate::{
 
 /// Listens on every address. Addresses that nobody asked for are left out where the machine has no such
 /// family; a port that is taken names its holder.
-pub(super) fn listen(settings: &Settings) -> Result<Vec<Listener>> {
+pub(in crate::commands) fn listen(settings: &Settings) -> Result<Vec<Listener>> {
     let is_asked_for = settings.origins[keys::position("server.listen")] != Origin::Default;
     let mut listeners = Vec::new();
     for address in &settings.config.server.listen {

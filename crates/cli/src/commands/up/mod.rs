@@ -4,8 +4,9 @@
 //! end. What the first start makes is in [`identity`]; what is measured without being asked for in
 //! [`targets`].
 
+mod cluster;
 mod identity;
-mod listen;
+pub(super) mod listen;
 mod targets;
 mod trust;
 
@@ -19,6 +20,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use caelum_drivers::{
     clock::{Clock, SystemClock},
+    host::{self, HostSampler},
     netinfo,
     poster::EventPoster,
     probe::Prober,
@@ -28,8 +30,11 @@ use caelum_drivers::{
 };
 use caelum_engine::window;
 use caelum_model::{
+    cluster::NodeRole,
     config::{Config, Plaintext},
+    host::HostIdentity,
     id::ClientId,
+    node::LinkFacts,
     rollup::MINUTE_MS,
     target::Target,
 };
@@ -44,7 +49,7 @@ use caelum_roles::{
     sampler::Sampler,
 };
 use caelum_store::Store;
-use caelum_web::{State, serve, state};
+use caelum_web::{State, cluster::Door, serve, state};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{broadcast::error::RecvError, watch},
@@ -53,6 +58,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::identity::Identity;
 use crate::{
+    commands::neighbours,
     config::Settings,
     data::DataDirectory,
     exit::{Exit, Unreachable},
@@ -85,7 +91,7 @@ pub fn run(settings: Settings, data: DataDirectory) -> Result<Exit> {
 }
 
 #[cfg(target_env = "gnu")]
-fn bound_arenas() {
+pub(super) fn bound_arenas() {
     // SAFETY: mallopt only sets a number inside the allocator, before other threads exist.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX);
@@ -93,10 +99,10 @@ fn bound_arenas() {
 }
 
 #[cfg(not(target_env = "gnu"))]
-fn bound_arenas() {}
+pub(super) fn bound_arenas() {}
 
 /// One process a data directory: two would take each other's partitions.
-fn lock(data: &DataDirectory) -> Result<File> {
+pub(super) fn lock(data: &DataDirectory) -> Result<File> {
     let path = data.root().join("run/lock");
     let file = File::options()
         .create(true)
@@ -146,6 +152,24 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         },
     ));
     let thresholds = store.thresholds().await?.unwrap_or(config.health);
+    let own = own_address(&addresses)?;
+    let (cluster, links, dial) = cluster::start(
+        cluster::Parts {
+            config: &config,
+            data: &data,
+            identity: &identity,
+            store: &store,
+            bus: &bus,
+            clock: &clock,
+            registrar: &registrar,
+            roles: roles_of(&config),
+            host: host_identity(),
+            websocket_port: own.port(),
+        },
+        &tasks,
+        &stop,
+    )
+    .await?;
     let state = State::new(state::Parts {
         store: Arc::clone(&store),
         queue: Arc::clone(&queue),
@@ -161,8 +185,14 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
             allow_plaintext: config.tls.plaintext == Plaintext::Allow,
         },
         stop: stop.clone(),
-        // Nothing here listens for machines yet: whoever is to join is given a token.
-        trust: Some(state::Trust { registrar: Arc::clone(&registrar), find_machine: Arc::new(|_| None) }),
+        trust: Some(state::Trust {
+            registrar: Arc::clone(&registrar),
+            find_machine: cluster::find_machine(&cluster),
+        }),
+        cluster_id: identity.cluster_id.clone(),
+        cluster,
+        is_discovering: config.beacon.enabled,
+        sweep: neighbours::sweep(&config.cluster.sweep),
         thresholds,
     });
 
@@ -183,7 +213,6 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         .run(stop.clone()),
     );
 
-    let own = own_address(&addresses)?;
     let watched = targets::establish(&config, &store, own, clock.now_ms()).await?;
     if config.probe.enabled {
         let probe = probe_of(
@@ -197,7 +226,8 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         tasks.spawn(probe.run(stop.clone()));
     }
     let shown = watch::Sender::new(trust::listener_tls(&identity, &identity.node_chain_pem, &registrar)?);
-    let app = caelum_web::app(Arc::clone(&state));
+    let door = Door::new(links, config.cluster.open);
+    let app = caelum_web::app(Arc::clone(&state)).merge(caelum_web::cluster::router(door));
     for listener in listeners {
         tasks.spawn(serve::run(
             listener,
@@ -214,7 +244,7 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         data.clone(),
         registrar,
         Arc::clone(&clock),
-        shown,
+        trust::Shown { tls: shown, dial },
         stop.clone(),
     ));
 
@@ -282,6 +312,24 @@ fn aggregator_of(
     }
 }
 
+/// Everything that this process runs.
+fn roles_of(config: &Config) -> Vec<String> {
+    let mut roles: Vec<String> =
+        ["server", "agent", "ingest", "aggregator", "diagnoser"].map(str::to_owned).into();
+    if config.probe.enabled {
+        roles.push("probe".to_owned());
+    }
+    roles
+}
+
+/// What is known of this host; its name at least.
+fn host_identity() -> HostIdentity {
+    match HostSampler::new() {
+        Ok(host) => host.identity(),
+        Err(_) => HostIdentity { hostname: host::hostname(), ..HostIdentity::default() },
+    }
+}
+
 fn sampler_of(
     config: &Config,
     identity: &Identity,
@@ -289,25 +337,25 @@ fn sampler_of(
     bus: &Bus,
     clock: &Arc<dyn Clock>,
 ) -> Sampler {
-    let mut roles: Vec<String> =
-        ["server", "agent", "ingest", "aggregator", "diagnoser"].map(str::to_owned).into();
-    if config.probe.enabled {
-        roles.push("probe".to_owned());
-    }
     Sampler {
         store: Arc::clone(store),
         bus: bus.clone(),
         clock: Arc::clone(clock),
         node_id: identity.node_id.clone(),
         name: identity.node_name.clone(),
-        roles,
+        roles: roles_of(config),
+        links: LinkFacts {
+            role: Some(NodeRole::Server),
+            ceiling: config.agent.ceiling,
+            ..LinkFacts::default()
+        },
         version: env!("CARGO_PKG_VERSION").to_owned(),
         interval: Duration::from_secs(config.agent.sample_interval_s),
     }
 }
 
 /// An address under which this process reaches itself.
-fn own_address(addresses: &[SocketAddr]) -> Result<SocketAddr> {
+pub(super) fn own_address(addresses: &[SocketAddr]) -> Result<SocketAddr> {
     let first = addresses.first().context("nothing is listened on")?;
     let own = addresses.iter().find(|address| address.is_ipv4()).unwrap_or(first);
     let ip = match own {
@@ -433,7 +481,7 @@ fn with_colons(hex: &str) -> String {
     pairs.join(":")
 }
 
-async fn wait_for_signal() -> Result<()> {
+pub(super) async fn wait_for_signal() -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     tokio::select! {

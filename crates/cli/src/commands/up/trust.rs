@@ -3,17 +3,20 @@
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use caelum_drivers::{clock::Clock, netinfo, random, tls};
+use caelum_drivers::{clock::Clock, link, netinfo, random, tls};
 use caelum_engine::enrol::{AccessList, RENEW_AGAIN_MS, renew_at_ms};
 use caelum_model::{cluster::NodePass, config::Cluster};
-use caelum_roles::enrol::{Parts, Registrar};
+use caelum_roles::{
+    cluster::DialTls,
+    enrol::{Parts, Registrar},
+};
 use caelum_store::Store;
 use caelum_web::serve::Tls;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::identity::{self, Identity};
-use crate::{data::DataDirectory, enrolled};
+use crate::{commands::neighbours, data::DataDirectory, enrolled};
 
 /// The longest nap before the clock is looked at again: it may have been set, and the machine asleep.
 const NAP_MAX: Duration = Duration::from_secs(900);
@@ -83,13 +86,21 @@ pub(super) fn listener_tls(
     })
 }
 
+/// What a fresh certificate is put into.
+pub(super) struct Shown {
+    /// What the listener shows.
+    pub(super) tls: watch::Sender<Tls>,
+    /// What links are dialled with.
+    pub(super) dial: DialTls,
+}
+
 /// Renews this server's node certificate until told to stop, and shows the fresh one to whoever comes next.
 pub(super) async fn renew(
     identity: Arc<Identity>,
     data: DataDirectory,
     registrar: Arc<Registrar>,
     clock: Arc<dyn Clock>,
-    shown: watch::Sender<Tls>,
+    shown: Shown,
     stop: CancellationToken,
 ) {
     let valid_ms = i64::try_from(tls::NODE_VALID.as_millis()).unwrap_or(i64::MAX);
@@ -101,8 +112,9 @@ pub(super) async fn renew(
         let wait_ms = u64::try_from(due_ms - clock.now_ms()).unwrap_or(0);
         if wait_ms == 0 {
             due_ms = match renew_now(&identity, &data.secrets(), &registrar) {
-                Ok((chain_pem, tls)) => {
-                    shown.send_replace(tls);
+                Ok((chain_pem, tls, dial)) => {
+                    shown.tls.send_replace(tls);
+                    *shown.dial.write().expect("no code panics while it holds this lock") = Some(dial);
                     tracing::info!(code = "up.node_renewed", "this server's node certificate was renewed");
                     after(&chain_pem).max(clock.now_ms() + RENEW_AGAIN_MS)
                 }
@@ -124,11 +136,16 @@ pub(super) async fn renew(
     }
 }
 
-fn renew_now(identity: &Identity, secrets: &Path, registrar: &Arc<Registrar>) -> Result<(String, Tls)> {
+fn renew_now(
+    identity: &Identity,
+    secrets: &Path,
+    registrar: &Arc<Registrar>,
+) -> Result<(String, Tls, link::Tls)> {
     let chain_pem =
         identity::renew_node(secrets, &identity.authority, &identity.node_key, &identity.node_id)?;
     let tls = listener_tls(identity, &chain_pem, registrar)?;
-    Ok((chain_pem, tls))
+    let dial = neighbours::dial_tls(&chain_pem, &identity.node_key.key_pem(), &identity.authority_pem)?;
+    Ok((chain_pem, tls, dial))
 }
 
 #[cfg(test)]

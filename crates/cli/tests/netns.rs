@@ -1,0 +1,101 @@
+//! Real hosts on networks of their own: the built program, killed, frozen, cut off, split and attacked.
+//!
+//! Times are read from what the programs log, all by one kernel's clock. What is asserted is who knows what in
+//! the end; how fast, within the generous limits of a machine that is busy with other tests.
+
+mod hosts;
+
+use std::{path::Path, time::Duration};
+
+use hosts::Hosts;
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[test]
+fn twelve_hosts_link_once_each_and_notice_who_is_killed_cut_off_or_merely_frozen() {
+    let mut hosts = Hosts::joined(12);
+    hosts.wait("all know all", SOON, |hosts| (0..12).all(|one| hosts.alive(one).len() == 11));
+    hosts.wait("each pair has one link", SOON, |hosts| hosts.links_of_server() == 11);
+
+    hosts.kill(4);
+    hosts.wait("all know who was killed", Duration::from_secs(10), |hosts| {
+        hosts.others(&[4]).iter().all(|one| hosts.dead(*one).contains("h4"))
+    });
+
+    hosts.lab.cut(&hosts.at[7].clone()).expect("cut");
+    hosts.wait("all know who was cut off", SOON, |hosts| {
+        hosts.others(&[4, 7]).iter().all(|one| hosts.dead(*one).contains("h7"))
+    });
+    hosts.lab.join(&hosts.at[7].clone()).expect("joined");
+    hosts.wait("the split heals by itself", Duration::from_secs(40), |hosts| {
+        hosts.others(&[4, 7]).iter().all(|one| hosts.alive(*one).contains("h7"))
+    });
+
+    hosts.freeze(2, Duration::from_secs(4));
+    hosts.settle();
+    let dead = hosts.others(&[4]).iter().any(|one| hosts.dead(*one).contains("h2"));
+    assert!(!dead, "a process that stood still is not dead");
+
+    hosts.stop(9);
+    hosts.wait("a goodbye is believed", SOON, |hosts| {
+        hosts.others(&[4, 9]).iter().all(|one| hosts.left(*one).contains("h9"))
+    });
+}
+
+#[test]
+fn forged_and_malformed_datagrams_change_nothing() {
+    let hosts = Hosts::joined(3);
+    hosts.wait("all know all", SOON, |hosts| (0..3).all(|one| hosts.alive(one).len() == 2));
+    let before = hosts.machines();
+    let script = r#"
+import os, socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for n in range(20000):
+    kind = n % 4
+    if kind == 0: data = os.urandom(n % 1200)
+    elif kind == 1: data = b'\xca\xe1\x01\x00\x00\x00\x00\x01' + os.urandom(60)
+    elif kind == 2: data = b'{"message_type":"CAELUM_BEACON","machine_id":"%s","websocket_port":1,"seq":%d,"key_generation":1,"auth":"%064x"}' % (sys.argv[2].encode(), n, n)
+    else: data = b'{' * (n % 4000)
+    s.sendto(data, (sys.argv[1], 8181))
+"#;
+    let victim = hosts.at[1].ip.clone();
+    let id = hosts.node_id(0);
+    let output = hosts.at[2].run(Path::new("python3"), &["-c", script, &victim, &id]).expect("runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    hosts.settle();
+    assert_eq!(hosts.machines(), before, "no machine more or less");
+    assert!((0..3).all(|one| hosts.dead(one).is_empty()), "nobody was believed dead");
+}
+
+#[test]
+fn hosts_without_multicast_on_two_networks_join_by_token_and_bad_tokens_are_refused() {
+    let mut hosts = Hosts::apart();
+    hosts.lab.route().expect("routed");
+    hosts.at[1].without_multicast().expect("taken away");
+    let token = hosts.token(&["--uses", "1"]);
+    hosts.start(1, &["agent", "--join", &token, "--beacon-broadcast", "false"]);
+    hosts.wait("it has joined over the router", SOON, |hosts| hosts.alive(0).contains("h1"));
+
+    let used_up = hosts.run(2, &["join", &token]);
+    assert!(used_up.contains("join_token_used_up"), "{used_up}");
+    let wrong = {
+        let expired = hosts.token(&["--expires", "1s"]);
+        hosts.wait("it is over", SOON, |hosts| {
+            hosts.run(2, &["join", &expired]).contains("join_token_expired")
+        });
+        hosts.token(&[])
+    };
+    hosts.revoke_token();
+    let revoked = hosts.run(2, &["join", &wrong]);
+    assert!(revoked.contains("join_token_revoked"), "{revoked}");
+    let other = hosts.token_of_another_cluster();
+    let refused = hosts.run(2, &["join", &other]);
+    assert!(refused.contains("the secret was not sent"), "{refused}");
+    assert!(!hosts.has_joined(2), "nothing is kept of a refusal");
+
+    let out = hosts.api_delete_node("h1");
+    assert!(out.contains("revoked"), "{out}");
+    hosts.wait("a revoked node is cut off", SOON, |hosts| {
+        hosts.log(1).contains("link.down") && !hosts.nodes().contains("\"h1\"")
+    });
+}
