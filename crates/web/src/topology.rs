@@ -97,19 +97,26 @@ pub struct HeardClusterJson {
     pub machines: usize,
 }
 
+impl TopologyJson {
+    /// The name of a node, else its id.
+    pub fn name<'a>(&'a self, id: &'a str) -> &'a str {
+        self.nodes.iter().find(|place| place.id == id).map_or(id, |place| &place.label)
+    }
+}
+
 /// Loss from which on a link is called lossy, percent.
 const LOSSY_PCT: f64 = 1.0;
 
 /// The topology as of now.
-pub fn of(
-    nodes: &[Node],
+pub fn of<'a>(
+    nodes: impl IntoIterator<Item = &'a Node>,
     roster: &Roster,
     own: &NodeId,
     now_ms: UnixMs,
     thresholds: &Thresholds,
 ) -> TopologyJson {
     let mut places: Vec<PlaceJson> =
-        nodes.iter().map(|node| place(node, roster, own, now_ms, thresholds)).collect();
+        nodes.into_iter().map(|node| place(node, roster, own, now_ms, thresholds)).collect();
     // Members that never reported have no record yet; machines that have not joined are shown apart.
     for member in &roster.members {
         if !places.iter().any(|place| place.id == member.node_id.as_str()) {

@@ -23,7 +23,7 @@ export function start() {
     else if (control.dataset.copy) navigator.clipboard?.writeText(control.dataset.copy);
     else location.reload();
   });
-  for (const button of document.querySelectorAll("[data-copy]")) button.hidden = !navigator.clipboard;
+  for (const button of document.querySelectorAll("[data-copy]:not([data-copies])")) button.hidden = !navigator.clipboard;
   const palette = document.getElementById("palette");
   palette.addEventListener("input", () => filter(palette));
   palette.addEventListener("keydown", (event) => {

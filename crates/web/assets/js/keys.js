@@ -1,6 +1,7 @@
 // Single keys of the whole page. They are ignored while somebody types and can be switched off.
 
 import { open } from "./dialogs.js";
+import { discover } from "./discovery.js";
 import { current, go, shift } from "./horizon.js";
 import { move } from "./lists.js";
 import { togglePause } from "./live.js";
@@ -48,7 +49,9 @@ export function start() {
       return;
     }
     if (event.key === "Escape" && !document.querySelector("dialog[open]")) {
+      const drawer = document.querySelector(".drawer:not([hidden])");
       if (typing(event.target)) event.target.blur();
+      else if (drawer) drawer.hidden = true;
       else if (current()) go(null);
       return;
     }
@@ -91,6 +94,7 @@ function press(key) {
     case "]": shift(0.5, 1); return true;
     case "-": shift(0, 2); return true;
     case "=": shift(0, 0.5); return true;
+    case "d": return discover();
     case ".": togglePause(); return true;
     case "t": nextTheme(); return true;
     case "?": open("keys"); return true;

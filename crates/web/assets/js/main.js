@@ -3,15 +3,19 @@
 
 import { start as startCharts } from "./charts.js";
 import { start as startDialogs } from "./dialogs.js";
+import { start as startDiscovery } from "./discovery.js";
 import { start as startHorizon } from "./horizon.js";
 import { start as startKeys } from "./keys.js";
 import { start as startLists } from "./lists.js";
 import { start as startLive } from "./live.js";
+import { start as startSky } from "./sky.js";
 import { start as startTheme } from "./theme.js";
 
 startTheme();
 startDialogs();
 startLists();
+startDiscovery();
+startSky();
 startHorizon();
 startKeys();
 startCharts();

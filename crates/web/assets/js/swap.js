@@ -29,6 +29,8 @@ function morph(now, next, waiting) {
   // What somebody is typing is theirs.
   if (now === document.activeElement && now.matches("input, select, textarea")) return;
   for (const { name } of [...now.attributes]) {
+    // What somebody unfolded stays so.
+    if (name === "open" && now.nodeName === "DETAILS") continue;
     if (!next.hasAttribute(name) && !name.startsWith("data-js-")) now.removeAttribute(name);
   }
   for (const { name, value } of next.attributes) {

@@ -202,9 +202,9 @@ pub async fn stats(
 #[serde(default, deny_unknown_fields)]
 pub struct DiscoverJson {
     /// How long it listens, ms; 3000 unless given, 30000 at most.
-    wait_ms: Option<u64>,
+    pub(crate) wait_ms: Option<u64>,
     /// Whether the addresses of `cluster.sweep` are tried too.
-    sweep: bool,
+    pub(crate) sweep: bool,
 }
 
 /// A dial that was made meanwhile.
@@ -373,9 +373,9 @@ fn found(roster: &Roster, log: Vec<LogLineJson>) -> FoundJson {
 #[serde(deny_unknown_fields)]
 pub struct ConnectJson {
     /// Address or name.
-    host: String,
+    pub(crate) host: String,
     /// TCP port; 8080 unless given.
-    port: Option<u16>,
+    pub(crate) port: Option<u16>,
 }
 
 /// What became of a dial.

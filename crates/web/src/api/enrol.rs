@@ -221,7 +221,7 @@ pub async fn revoke_join_token(
 #[derive(Deserialize, utoipa::ToSchema)]
 pub struct AdoptJson {
     /// As shown, with or without the dash.
-    code: String,
+    pub(crate) code: String,
 }
 
 /// A machine that has become a node.

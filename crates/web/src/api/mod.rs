@@ -5,7 +5,7 @@
 
 pub mod access;
 pub(crate) mod cluster;
-mod enrol;
+pub(crate) mod enrol;
 mod measures;
 mod network;
 pub(crate) mod nodes;

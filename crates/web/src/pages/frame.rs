@@ -84,6 +84,8 @@ pub enum Place {
     Overview,
     /// `/machines` and below.
     Machines,
+    /// `/topology`
+    Topology,
     /// `/network`
     Network,
     /// `/settings` and below.
@@ -251,6 +253,7 @@ impl Frame {
         live.push_str(match place {
             Place::Overview => "&page=overview",
             Place::Machines => "&page=machines",
+            Place::Topology => "&page=topology",
             Place::Network => "&page=network",
             Place::Settings => "&page=settings",
         });
@@ -288,6 +291,7 @@ fn entries(span: &Span, place: Place) -> Vec<Entry> {
     vec![
         entry(Place::Overview, "/", "Overview", "overview", "o", Some("Observe")),
         entry(Place::Machines, "/machines", "Machines", "machines", "m", None),
+        entry(Place::Topology, "/topology", "Topology", "topology", "p", None),
         entry(Place::Network, "/network", "Network", "network", "n", None),
         entry(Place::Settings, "/settings/targets", "Settings", "settings", "s", Some("Grow")),
     ]
@@ -330,6 +334,7 @@ fn palette(picture: &Picture) -> Vec<Choices> {
     let places = vec![
         plain(span.link("/"), "Overview", "g o", "overview"),
         plain(span.link("/machines"), "Machines", "g m", "machines"),
+        plain(span.link("/topology"), "Topology", "g p", "topology"),
         plain(span.link("/network"), "Network", "g n", "network"),
         plain("/settings/targets".to_owned(), "Probes and targets", "g s", "settings"),
     ];
@@ -357,7 +362,11 @@ fn palette(picture: &Picture) -> Vec<Choices> {
         Choices { title: "Targets", entries: targets },
         Choices {
             title: "Act",
-            entries: vec![plain("/settings/targets#add".to_owned(), "Add a target…", "Settings", "plus")],
+            entries: vec![
+                plain("/settings/targets#add".to_owned(), "Add a target…", "Settings", "plus"),
+                plain(span.link("/machines?ask=machine"), "Add a machine…", "Machines", "plus"),
+                plain(span.link("/machines?ask=search"), "Discover network…", "Machines", "discover"),
+            ],
         },
     ]
     .into_iter()

@@ -56,7 +56,7 @@ use super::{
     plot::{Plot, Points},
     range::TimeQuery,
     routes::{self, Desk},
-    settings,
+    settings, topology,
 };
 use crate::{auth::Person, error::ApiError, state::State};
 
@@ -77,6 +77,7 @@ const TOPICS_MAX: usize = 32;
 enum Page {
     Overview,
     Machines,
+    Topology,
     Network,
     Settings,
 }
@@ -97,6 +98,7 @@ struct View {
     time: TimeQuery,
     filter: machines::Filter,
     choice: network::Choice,
+    links: topology::Choice,
     may_operate: bool,
 }
 
@@ -105,11 +107,12 @@ pub async fn stream(
     person: Person,
     Shared(state): Shared<Arc<State>>,
     Extension(desk): Extension<Arc<Desk>>,
-    (Query(wish), Query(time), Query(filter), Query(choice)): (
+    (Query(wish), Query(time), Query(filter), Query(choice), Query(links)): (
         Query<Wish>,
         Query<TimeQuery>,
         Query<machines::Filter>,
         Query<network::Choice>,
+        Query<topology::Choice>,
     ),
     headers: HeaderMap,
 ) -> Response {
@@ -128,7 +131,7 @@ pub async fn stream(
         .collect();
     let feed = Feed {
         changes: state.bus.subscribe(),
-        view: View { wish, time, filter, choice, may_operate: person.role >= Role::Operator },
+        view: View { wish, time, filter, choice, links, may_operate: person.role >= Role::Operator },
         state,
         desk,
         topics,
@@ -298,7 +301,8 @@ impl Feed {
         match (view.wish.page, &view.wish.machine) {
             (Page::Overview, _) => overview::block(topic, picture),
             (Page::Machines, Some(name)) => machine::block(topic, picture, routes::find(picture, name)?),
-            (Page::Machines, None) => machines::block(topic, picture, &view.filter),
+            (Page::Machines, None) => machines::block(topic, picture, &view.filter, view.may_operate),
+            (Page::Topology, _) => topology::block(topic, picture, &view.links),
             (Page::Network, _) => network::block(topic, picture, &view.choice),
             (Page::Settings, _) => settings::block(topic, picture, view.may_operate),
         }
@@ -355,7 +359,17 @@ fn concerns(change: Change, topic: &str) -> bool {
         Change::SettingsChanged => true,
         Change::RosterChanged => matches!(
             topic,
-            "machines" | "discovered" | "topology" | "links" | "machine" | "verdict" | "tiles"
+            "verdict"
+                | "figures"
+                | "tiles"
+                | "alerts"
+                | "machines"
+                | "discovered"
+                | "issues"
+                | "identity"
+                | "topology"
+                | "links"
+                | "link"
         ),
         Change::NodeSampled => matches!(
             topic,
@@ -366,6 +380,7 @@ fn concerns(change: Change, topic: &str) -> bool {
                 | "alerts"
                 | "events"
                 | "machines"
+                | "topology"
                 | "machine-charts"
                 | "issues"
                 | "cores"
@@ -418,14 +433,14 @@ mod tests {
             overview::TOPICS,
             machines::TOPICS,
             machine::TOPICS,
+            topology::TOPICS,
             network::TOPICS,
             settings::TOPICS,
             "verdict,horizon",
         ];
-        let news =
-            [Change::NodeSampled, Change::RollupsChanged, Change::DiagnosesChanged, Change::TargetsChanged];
+        let news = Change::ALL.into_iter().filter(|change| *change != Change::SettingsChanged);
         for topic in pages.iter().flat_map(|topics| topics.split(',')) {
-            assert!(news.iter().any(|change| concerns(*change, topic)), "{topic} would never change");
+            assert!(news.clone().any(|change| concerns(change, topic)), "{topic} would never change");
         }
     }
 }

@@ -300,6 +300,8 @@ struct Identity {
     kernel: String,
     roles: Vec<String>,
     addresses: Vec<String>,
+    trust: String,
+    buffered: String,
 }
 
 fn identity(picture: &Picture, machine: &Machine) -> Block {
@@ -313,6 +315,8 @@ fn identity(picture: &Picture, machine: &Machine) -> Block {
         kernel: node.identity.kernel.clone(),
         roles: node.roles.clone(),
         addresses: node.identity.addresses.iter().take(8).cloned().collect(),
+        trust: words::trust(&node.links),
+        buffered: words::buffered(&node.links),
     };
     Block::render("identity", "Identity", &template)
 }

@@ -1,12 +1,15 @@
 //! Machines: which do I have, and how are they?
 
 use askama::Template;
-use caelum_model::node::Metric;
+use caelum_model::{
+    cluster::{Ceiling, NodeRole},
+    node::Metric,
+};
 use serde::Deserialize;
 
 use super::{
     block::Block,
-    format,
+    discovered, format,
     frame::{self, Frame, Place, Reader, Theme},
     mark::Status,
     picture::{Machine, Picture},
@@ -16,7 +19,7 @@ use super::{
 };
 
 /// Blocks of this page, by their names in live updates.
-pub const TOPICS: &str = "machines";
+pub const TOPICS: &str = "machines,discovered";
 
 /// What the address says about the list.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -27,6 +30,10 @@ pub struct Filter {
     pub q: Option<String>,
     /// What they are ordered by; `-` before it turns the order round.
     pub sort: Option<String>,
+    /// The machine whose adoption is asked for; opens the dialog without a script.
+    pub adopt: Option<String>,
+    /// `machine` or `search`: what else is open from the start.
+    pub ask: Option<String>,
 }
 
 #[derive(Template)]
@@ -35,17 +42,43 @@ struct Page {
     frame: Frame,
     theme: Theme,
     machines: Block,
+    discovered: Block,
+    may_operate: bool,
+    is_discovering: bool,
+    is_adding: bool,
+    is_searching: bool,
+    sweep: usize,
+    /// Id and name of the machine whose adoption is asked for.
+    adopting: Option<(String, String)>,
+    add_href: String,
+    list_href: String,
 }
 
 /// The page.
 pub fn page(picture: &Picture, reader: Reader, filter: &Filter) -> impl Template + use<> {
     let theme = reader.theme;
     let verdict = frame::heading(&words::machines(picture));
+    let scene = &picture.scene;
+    let may_operate = reader.may_operate;
+    let adopting = filter.adopt.as_deref().and_then(|id| {
+        let found = discovered::strangers(picture).find(|machine| machine.machine_id == id)?;
+        discovered::is_adoptable(found)
+            .then(|| (found.machine_id.clone(), discovered::name_of(found).to_owned()))
+    });
     let path = filter.path(filter.status.as_deref(), filter.sort.as_deref());
     Page {
         frame: Frame::new(picture, reader, Place::Machines, "Machines", verdict, &path, TOPICS),
         theme,
         machines: machines(picture, filter),
+        discovered: discovered::block(picture, may_operate),
+        may_operate,
+        is_discovering: scene.is_discovering,
+        is_adding: filter.ask.as_deref() == Some("machine"),
+        is_searching: filter.ask.as_deref() == Some("search"),
+        sweep: scene.sweep,
+        adopting,
+        add_href: scene.span.link("/machines?ask=machine"),
+        list_href: scene.span.link(&path),
     }
 }
 
@@ -98,6 +131,7 @@ struct Row {
     spark: Spark,
     load: String,
     load_level: &'static str,
+    services: String,
     tags: Vec<String>,
     age: String,
     gone: String,
@@ -209,6 +243,16 @@ fn row(picture: &Picture, machine: &Machine) -> Row {
     let cpu: Vec<_> = machine.spark.iter().map(|point| Some(point.cpu_percent)).collect();
     let mut tags = node.roles.clone();
     tags.truncate(4);
+    // What a node may be and lets others do is said where it is not the usual.
+    tags.extend(
+        node.links.role.filter(|role| *role == NodeRole::Beacon).map(|role| role.as_str().to_owned()),
+    );
+    if node.links.ceiling > Ceiling::Observe {
+        tags.push(format!("up to {}", node.links.ceiling.as_str()));
+    }
+    let services = &node.links.services;
+    let running = services.iter().filter(|service| service.status == "running").count();
+    let gone = machine.issues.iter().find_map(words::gone);
     Row {
         name: node.name.clone(),
         href: picture.scene.span.link(&frame::machine_link(&node.name)),
@@ -224,9 +268,16 @@ fn row(picture: &Picture, machine: &Machine) -> Row {
             Status::Crit => "x",
             _ => "w",
         }),
+        services: if services.is_empty() {
+            String::new()
+        } else {
+            format!("{running} of {}", services.len())
+        },
         tags,
         age: format::duration(machine.age_ms),
-        gone: if node.sample.is_some() {
+        gone: if let Some(why) = gone {
+            format!("Gone: {why}. Last heard {} ago", format::duration(machine.age_ms))
+        } else if node.sample.is_some() {
             format!("Silent since {}", picture.scene.zone.moment(node.seen_at_ms, picture.scene.now_ms))
         } else {
             "No sample yet".to_owned()
@@ -235,10 +286,11 @@ fn row(picture: &Picture, machine: &Machine) -> Row {
 }
 
 /// Renders one block of this page by its live name.
-pub fn block(name: &str, picture: &Picture, filter: &Filter) -> Option<Block> {
+pub fn block(name: &str, picture: &Picture, filter: &Filter, may_operate: bool) -> Option<Block> {
     Some(match name {
         "verdict" => frame::heading(&words::machines(picture)),
         "machines" => machines(picture, filter),
+        "discovered" => discovered::block(picture, may_operate),
         _ => return None,
     })
 }

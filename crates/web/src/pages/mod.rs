@@ -23,11 +23,13 @@
 mod assets;
 mod block;
 mod charts;
+mod discovered;
 mod format;
 mod frame;
 mod gate;
 mod history;
 mod horizon;
+mod links;
 mod live;
 mod machine;
 mod machines;
@@ -40,7 +42,10 @@ mod plot;
 mod range;
 mod routes;
 mod settings;
+mod sky;
 mod tiles;
+mod topology;
+mod visits;
 mod waterfall;
 mod words;
 

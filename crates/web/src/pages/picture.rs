@@ -47,6 +47,10 @@ pub struct Scene {
     pub thresholds: Thresholds,
     /// What this server believes about nodes, and which machines it heard.
     pub roster: Arc<Roster>,
+    /// Whether this server listens for other machines.
+    pub is_discovering: bool,
+    /// How many addresses a search may try one by one.
+    pub sweep: usize,
     /// The node that serves the page.
     pub node_id: String,
     /// The cluster's name.

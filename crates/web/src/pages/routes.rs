@@ -24,7 +24,7 @@ use super::{
     live, machine, machines, network, overview,
     picture::{Machine, Picture, Scene},
     range::{Span, TimeQuery},
-    settings,
+    settings, topology, visits,
 };
 use crate::{
     api::targets::{self, NewTargetJson},
@@ -57,6 +57,8 @@ impl Desk {
             span: Span::of(time, now_ms),
             thresholds: state.thresholds(),
             roster: state.roster(),
+            is_discovering: state.is_discovering,
+            sweep: state.sweep.len(),
             node_id: state.node_id.to_string(),
             cluster_name: state.cluster_name.clone(),
             version: state.version.to_owned(),
@@ -80,6 +82,8 @@ pub fn router() -> Router<Arc<State>> {
         .route("/", get(show_overview))
         .route("/machines", get(show_machines))
         .route("/machines/{name}", get(show_machine))
+        .merge(visits::router())
+        .route("/topology", get(show_topology))
         .route("/network", get(show_network))
         .route("/settings", get(async || Redirect::to("/settings/targets")))
         .route("/settings/targets", get(show_settings).post(add_target))
@@ -94,9 +98,9 @@ pub fn router() -> Router<Arc<State>> {
 }
 
 /// Why a page could not be shown.
-struct Trouble {
-    error: ApiError,
-    headers: HeaderMap,
+pub(super) struct Trouble {
+    pub(super) error: ApiError,
+    pub(super) headers: HeaderMap,
 }
 
 impl IntoResponse for Trouble {
@@ -115,7 +119,13 @@ impl IntoResponse for Trouble {
     }
 }
 
-fn notice(status: StatusCode, headers: &HeaderMap, title: &str, text: &str, detail: &str) -> Response {
+pub(super) fn notice(
+    status: StatusCode,
+    headers: &HeaderMap,
+    title: &str,
+    text: &str,
+    detail: &str,
+) -> Response {
     let notice = Notice {
         theme: Theme::of(headers),
         cluster_name: String::new(),
@@ -175,6 +185,19 @@ async fn show_machines(
 ) -> Response {
     let picture = desk.picture(&state, &time).await;
     let page = picture.map(|picture| machines::page(&picture, reader(&person, &headers), &filter));
+    draw(page.map_err(ApiError::from), headers)
+}
+
+async fn show_topology(
+    person: Person,
+    Shared(state): Shared<Arc<State>>,
+    Extension(desk): Extension<Arc<Desk>>,
+    Query(time): Query<TimeQuery>,
+    Query(choice): Query<topology::Choice>,
+    headers: HeaderMap,
+) -> Response {
+    let picture = desk.picture(&state, &time).await;
+    let page = picture.map(|picture| topology::page(&picture, reader(&person, &headers), &choice));
     draw(page.map_err(ApiError::from), headers)
 }
 
@@ -270,7 +293,7 @@ async fn add_target(
 }
 
 /// An error's fragment as a sentence.
-fn sentence(fragment: &str) -> String {
+pub(super) fn sentence(fragment: &str) -> String {
     let mut letters = fragment.chars();
     let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
     format!("{first}{}.", letters.as_str().trim_end_matches('.'))

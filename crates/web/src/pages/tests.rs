@@ -24,7 +24,7 @@ use super::{
     machine, machines, network, overview,
     picture::{self, Picture, Scene},
     range::{Span, TimeQuery},
-    settings,
+    settings, topology,
 };
 
 const NOW: i64 = 1_763_476_324_000;
@@ -193,6 +193,8 @@ fn scene(time: &TimeQuery) -> Scene {
         span: Span::of(time, NOW),
         thresholds: Thresholds::default(),
         roster: Arc::default(),
+        is_discovering: true,
+        sweep: 0,
         node_id: "n-9".into(),
         cluster_name: "northlab".into(),
         version: "0.1.0".into(),
@@ -311,6 +313,7 @@ fn gallery(picture: &Picture) -> Vec<(&'static str, String)> {
     let mut pages = vec![
         ("overview", overview::page(picture, reader(true)).render()),
         ("machines", machines::page(picture, reader(true), &machines::Filter::default()).render()),
+        ("topology", topology::page(picture, reader(true), &topology::Choice::default()).render()),
         ("network", network::page(picture, reader(true), &network::Choice::default()).render()),
         ("settings", settings::page(picture, reader(true), settings::Form::fresh(), None).render()),
         (
@@ -339,6 +342,8 @@ fn keep(prefix: &str, name: &str, html: &str) {
             .expect("gallery is writable");
     }
 }
+
+mod cluster;
 
 #[test]
 fn every_page_has_its_landmarks_and_lets_nothing_out_of_its_quotes() {
@@ -379,9 +384,10 @@ fn every_block_that_a_page_asks_for_can_be_drawn_alone_under_its_own_name() {
     let filter = machines::Filter::default();
     let choice = network::Choice::default();
     type Draw<'a> = &'a dyn Fn(&str) -> Option<super::block::Block>;
-    let pages: [(&str, Draw<'_>); 5] = [
+    let pages: [(&str, Draw<'_>); 6] = [
         (overview::TOPICS, &|name| overview::block(name, &picture)),
-        (machines::TOPICS, &|name| machines::block(name, &picture, &filter)),
+        (machines::TOPICS, &|name| machines::block(name, &picture, &filter, true)),
+        (topology::TOPICS, &|name| topology::block(name, &picture, &topology::Choice::default())),
         (machine::TOPICS, &|name| machine::block(name, &picture, busy)),
         (network::TOPICS, &|name| network::block(name, &picture, &choice)),
         (settings::TOPICS, &|name| settings::block(name, &picture, true)),

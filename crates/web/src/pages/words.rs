@@ -15,6 +15,10 @@ use super::{
     picture::{Machine, PairNow, Picture},
 };
 
+mod cluster;
+
+pub use cluster::{buffered, found, topology, trust};
+
 /// The heading of a page with its line of context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -104,12 +108,25 @@ fn ailment(machine: &Machine) -> Option<Clause> {
     let issue = machine.issues.first()?;
     let name = &machine.node.name;
     let text = match issue.metric {
-        Metric::Heartbeat => format!("{name} has been silent for {}", format::duration(machine.age_ms)),
+        Metric::Heartbeat => format!("{name} {}", absence(machine, issue)),
         Metric::Cpu | Metric::Load => format!("{name} is busy"),
         Metric::Memory => format!("{name} is short of memory"),
         Metric::Disk => format!("{name} is filling up"),
     };
     Some(Clause { text, starts_with_name: true })
+}
+
+/// Why membership believes that a machine is gone, where that is what is the matter.
+pub fn gone(issue: &Issue) -> Option<&str> {
+    issue.message.strip_prefix("gone: ")
+}
+
+/// `has been silent for 3 min`, or `is gone: link closed`.
+fn absence(machine: &Machine, issue: &Issue) -> String {
+    match gone(issue) {
+        Some(why) => format!("is gone: {why}"),
+        None => format!("has been silent for {}", format::duration(machine.age_ms)),
+    }
 }
 
 /// The first letter large.
@@ -258,9 +275,7 @@ pub fn machine(machine: &Machine) -> Verdict {
     let sentence = match machine.issues.first() {
         None if machine.node.sample.is_none() => format!("{name} has not sent a sample yet."),
         None => format!("{name} is healthy."),
-        Some(issue) if issue.severity == Level::Offline => {
-            format!("{name} has been silent for {}.", format::duration(machine.age_ms))
-        }
+        Some(issue) if issue.severity == Level::Offline => format!("{name} {}.", absence(machine, issue)),
         Some(_) => {
             let reasons: Vec<_> = machine.issues.iter().take(2).map(|found| issue(machine, found)).collect();
             let half = ailment(machine).map_or_else(|| name.clone(), |clause| clause.text);
@@ -273,7 +288,10 @@ pub fn machine(machine: &Machine) -> Verdict {
 /// What crosses a threshold, as people read it.
 pub fn issue(machine: &Machine, issue: &Issue) -> String {
     match issue.metric {
-        Metric::Heartbeat => format!("silent for {}", format::duration(machine.age_ms)),
+        Metric::Heartbeat => gone(issue).map_or_else(
+            || format!("silent for {}", format::duration(machine.age_ms)),
+            |why| format!("gone: {why}"),
+        ),
         Metric::Cpu | Metric::Memory | Metric::Disk | Metric::Load => nonbreaking(&issue.message),
     }
 }

@@ -313,3 +313,48 @@ async fn nobody_gets_a_stream_without_being_signed_in() {
     let answer = look(&fixture, "/api/live?topics=verdict&page=overview", "").await;
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
 }
+
+#[tokio::test]
+async fn the_topology_is_a_page_and_a_live_one() {
+    let fixture = Fixture::new().await;
+    put_machine(&fixture, "alpha", 12.0).await;
+    let cookie = signed_in(&fixture, "looker").await;
+    let page = look(&fixture, "/topology?link=n-test,n-x&sort=-rtt", &cookie).await;
+    assert_eq!(page.status, StatusCode::OK);
+    assert!(page.html.contains("This is the only node so far."), "{}", page.html);
+    assert!(page.html.contains("These two are not linked now."));
+    let query = "topics=topology,links,link&page=topology&link=n-test,n-x";
+    let mut stream = Stream::open(&fixture, &cookie, query).await;
+    let said = stream.until("event: clock").await;
+    for topic in ["topology", "links", "link"] {
+        assert_eq!(said.matches(&format!("event: {topic}\n")).count(), 1, "{topic} in {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_machine_is_invited_by_form_and_the_command_is_shown_once() {
+    let fixture = Fixture::new().await;
+    let cookie = signed_in(&fixture, "admin").await;
+    let made = post(&fixture, "/machines/invite", &cookie, "").await;
+    assert_eq!(made.status, StatusCode::OK);
+    assert!(made.html.contains("caelum join "), "{}", made.html);
+    let looker = signed_in(&fixture, "looker").await;
+    let refused = post(&fixture, "/machines/invite", &looker, "").await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    assert!(refused.html.contains("This is not allowed."), "{}", refused.html);
+}
+
+#[tokio::test]
+async fn what_forms_of_the_machines_page_cannot_do_is_said_on_a_page() {
+    let fixture = Fixture::new().await;
+    let cookie = signed_in(&fixture, "admin").await;
+    let unknown = post(&fixture, "/machines/adopt", &cookie, "machine_id=n-nobody&code=ABCD-EFGH").await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    assert!(unknown.html.contains("<h1>The machine was not adopted.</h1>"), "{}", unknown.html);
+    let off = post(&fixture, "/machines/discover", &cookie, "").await;
+    assert_eq!(off.status, StatusCode::CONFLICT);
+    assert!(off.html.contains("Discovery is switched off here"), "{}", off.html);
+    let nowhere = post(&fixture, "/machines/connect", &cookie, "host=127.0.0.1&port=0").await;
+    assert_eq!(nowhere.status, StatusCode::BAD_REQUEST);
+    assert!(nowhere.html.contains("No connection was made."), "{}", nowhere.html);
+}
