@@ -92,8 +92,29 @@ fn hosts_without_multicast_on_two_networks_join_by_token_and_bad_tokens_are_refu
     assert!(!hosts.has_joined(2), "nothing is kept of a refusal");
 
     let out = hosts.api_delete_node("h1");
-    assert!(out.contains("revoked"), "{out}");
+    assert!(out.contains("shut out"), "{out}");
     hosts.wait("a revoked node is cut off", SOON, |hosts| {
         hosts.log(1).contains("link.down") && !hosts.nodes().contains("\"h1\"")
     });
+}
+
+#[test]
+fn a_machine_that_shows_its_code_is_adopted_and_a_stranger_is_answered_where_the_cluster_is_open() {
+    let mut hosts = Hosts::apart_but_near(&["--cluster-open", "true"]);
+    hosts.start(1, &["agent"]);
+    let code = hosts.wait_for("it shows a code", SOON, |hosts| hosts.shown_code(1));
+    hosts.wait("it is heard", SOON, |hosts| hosts.discovered().contains("h1"));
+    let id = hosts.machine_id("h1");
+    let refused = hosts.approve(&id, "AAAA-AAAA");
+    assert!(refused.contains("code"), "{refused}");
+    let adopted = hosts.approve(&id, &code);
+    assert!(!adopted.contains("refused"), "{adopted}");
+    hosts.wait("it is a node", SOON, |hosts| hosts.alive(0).contains("h1"));
+
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stranger/stranger.py");
+    let server = hosts.at[0].ip.clone();
+    let output = hosts.at[2].run(Path::new("python3"), &[script, &server, "8080"]).expect("runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!hosts.alive(0).iter().any(|name| name.contains("stranger")), "a stranger is no node");
 }

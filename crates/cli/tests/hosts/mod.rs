@@ -23,10 +23,10 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    fn with(lab: Lab, at: Vec<Host>) -> Self {
+    fn with(lab: Lab, at: Vec<Host>, settings: &[&str]) -> Self {
         let mut hosts =
             Self { lab, at, folder: tempfile::tempdir().expect("a folder"), processes: BTreeMap::new() };
-        hosts.start(0, &["up", "--no-probe"]);
+        hosts.start(0, &[&["up", "--no-probe"], settings].concat());
         hosts.wait("the server serves", Duration::from_secs(60), |hosts| hosts.is_ready(0));
         hosts
     }
@@ -36,7 +36,7 @@ impl Hosts {
         let mut lab = Lab::new().expect("a lab");
         let network = lab.network().expect("a network");
         let at = (0..count).map(|_| lab.host(&network).expect("a host")).collect();
-        let mut hosts = Self::with(lab, at);
+        let mut hosts = Self::with(lab, at, &[]);
         let token = hosts.token(&["--uses", &count.to_string()]);
         for number in 1..count {
             hosts.start(number, &["agent", "--join", &token]);
@@ -49,7 +49,45 @@ impl Hosts {
         let mut lab = Lab::new().expect("a lab");
         let (near, far) = (lab.network().expect("a network"), lab.network().expect("a network"));
         let at = [&near, &far, &far].map(|network| lab.host(network).expect("a host")).to_vec();
-        Self::with(lab, at)
+        Self::with(lab, at, &[])
+    }
+
+    /// A server with these settings and two hosts beside it.
+    pub fn apart_but_near(settings: &[&str]) -> Self {
+        let mut lab = Lab::new().expect("a lab");
+        let network = lab.network().expect("a network");
+        let at = (0..3).map(|_| lab.host(&network).expect("a host")).collect();
+        Self::with(lab, at, settings)
+    }
+
+    /// The code that a waiting machine prints.
+    pub fn shown_code(&self, number: usize) -> Option<String> {
+        let printed = self.processes[&number].output();
+        let is_code = |word: &&str| {
+            let halves: Vec<&str> = word.split('-').collect();
+            halves.len() == 2 && halves.iter().all(|half| half.len() == 4)
+        };
+        printed.split_whitespace().find(is_code).map(str::to_owned)
+    }
+
+    pub fn discovered(&self) -> String {
+        self.run(0, &["machines", "--json", "--token", &self.api_token("read")])
+    }
+
+    pub fn machine_id(&self, name: &str) -> String {
+        let list: Value = serde_json::from_str(&self.discovered()).expect("json");
+        let machines = list["machines"].as_array().expect("machines");
+        let machine = machines.iter().find(|machine| machine["hostname"] == name).expect("it was heard");
+        machine["machine_id"].as_str().expect("its id").to_owned()
+    }
+
+    pub fn approve(&self, machine_id: &str, code: &str) -> String {
+        let token = self.api_token("admin");
+        self.run(0, &["nodes", "approve", machine_id, "--code", code, "--token", &token])
+    }
+
+    pub fn wait_for<T>(&self, what: &str, at_most: Duration, look: impl Fn(&Self) -> Option<T>) -> T {
+        wait::until(what, at_most, || look(self))
     }
 
     pub fn start(&mut self, number: usize, arguments: &[&str]) {
