@@ -4,17 +4,17 @@ use std::net::{IpAddr, Ipv4Addr};
 
 /// One address of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Interface {
-    pub(super) name: String,
-    pub(super) index: u32,
-    pub(super) ip: IpAddr,
+pub(crate) struct Interface {
+    pub(crate) name: String,
+    pub(crate) index: u32,
+    pub(crate) ip: IpAddr,
     /// What its netmask says; none where the network has no such address.
-    pub(super) broadcast: Option<Ipv4Addr>,
+    pub(crate) broadcast: Option<Ipv4Addr>,
 }
 
 /// Every address that is up. Loopback is among them, so that processes of one host hear each other without
 /// any network.
-pub(super) fn list() -> Vec<Interface> {
+pub(crate) fn list() -> Vec<Interface> {
     let found = match if_addrs::get_if_addrs() {
         Ok(found) => found,
         Err(error) => {

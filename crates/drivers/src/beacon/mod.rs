@@ -8,7 +8,7 @@
 //! Interfaces come and go: they are looked at again now and then. Nothing is decided here.
 
 mod ether;
-mod interfaces;
+pub(crate) mod interfaces;
 #[cfg(test)]
 mod tests;
 
