@@ -19,7 +19,8 @@ fn level(findings: &[Value], subject: &str) -> String {
 fn a_running_server_has_a_sound_store_queue_and_port_of_its_own() {
     let server = Plan::new(env!("CARGO_BIN_EXE_caelum")).start().expect("the server starts");
     let listen = format!("127.0.0.1:{}", server.port());
-    let output = server.run(&["doctor", "--json", "--listen", &listen]).expect("runs");
+    let data = server.data().display().to_string();
+    let output = server.run(&["doctor", "--json", "--data", &data, "--listen", &listen]).expect("runs");
     let found = findings(&output.stdout);
     for subject in ["data directory", "store", "queue", &format!("{listen}/tcp")] {
         assert_eq!(level(&found, subject), "\"ok\"", "{subject}: {found:?}");
@@ -31,7 +32,8 @@ fn a_port_that_another_process_has_is_a_fault_that_names_it() {
     let server = Plan::new(env!("CARGO_BIN_EXE_caelum")).start().expect("the server starts");
     let other = TcpListener::bind("127.0.0.1:0").expect("a port");
     let listen = other.local_addr().expect("an address").to_string();
-    let output = server.run(&["doctor", "--listen", &listen]).expect("runs");
+    let data = server.data().display().to_string();
+    let output = server.run(&["doctor", "--data", &data, "--listen", &listen]).expect("runs");
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains(&format!("(pid {})", std::process::id())), "{text}");
