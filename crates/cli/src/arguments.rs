@@ -56,6 +56,8 @@ pub enum Command {
     Top(Top),
     /// Dial a machine that was not heard.
     Connect(Connect),
+    /// Look for what is wrong on this machine and its network, and say what to do.
+    Doctor(Doctor),
     /// Print the version.
     Version,
 }
@@ -338,6 +340,17 @@ pub struct Connect {
     /// Which server is asked.
     #[command(flatten)]
     pub client: Client,
+}
+
+/// `caelum doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// What `caelum up` would use.
+    #[command(flatten)]
+    pub resolved: Resolved,
 }
 
 /// Which server is asked, and how.

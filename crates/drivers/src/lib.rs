@@ -9,6 +9,7 @@
 
 pub mod beacon;
 pub mod clock;
+pub mod doctor;
 pub mod exchange;
 mod fault;
 pub mod host;

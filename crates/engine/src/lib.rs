@@ -16,6 +16,7 @@ pub mod backlog;
 pub mod cluster;
 pub mod diagnose;
 pub mod discovery;
+pub mod doctor;
 pub mod drain;
 pub mod enrol;
 pub mod hash;

@@ -3,6 +3,7 @@
 mod agent;
 mod cluster;
 mod config;
+mod doctor;
 mod join;
 mod neighbours;
 mod node;
@@ -56,6 +57,10 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
         Command::Connect(arguments) => wait_for(cluster::connect(arguments)),
         Command::Node(arguments) => wait_for(node::run(arguments)),
         Command::Top(arguments) => wait_for(top::run(arguments)),
+        Command::Doctor(arguments) => {
+            let (settings, data) = settle(arguments.resolved.place, arguments.resolved.overrides)?;
+            wait_for(doctor::run(settings.config, data, arguments.json))
+        }
         Command::Version => {
             output::print(&format!("caelum {}\n", env!("CARGO_PKG_VERSION")))?;
             Ok(Exit::Fine)

@@ -76,7 +76,7 @@ fn config() -> Config {
         probe_period: Duration::from_secs(5),
         probe_rtt: Duration::from_millis(1_500),
         num_indirect_probes: number(3),
-        max_transmissions: NonZeroU8::new(8).expect("a constant above zero"),
+        max_transmissions: NonZeroU8::new(15).expect("a constant above zero"),
         suspect_to_down_after: Duration::from_secs(10),
         remove_down_after: Duration::from_secs(24 * 3_600).into(),
         max_packet_size: number(MESSAGE_MAX),

@@ -63,6 +63,8 @@ pub struct World {
     pub beliefs: Vec<(i64, usize, String, Liveness)>,
     /// Datagrams lost, in a thousand.
     pub loss_permille: u64,
+    /// DEBUG
+    pub kinds: [u64; 5],
 }
 
 pub fn id(number: usize) -> NodeId {
@@ -111,6 +113,7 @@ impl World {
             bytes: vec![0; size],
             beliefs: Vec::new(),
             loss_permille: 0,
+            kinds: [0; 5],
         };
         for number in 0..size {
             let subnet = number % subnets;
@@ -285,6 +288,8 @@ impl World {
         match output {
             Output::Send { to, bytes } => {
                 self.bytes[number] += bytes.len() as u64 + UDP_HEAD;
+                let k = if bytes.starts_with(&[0xca]) { 0 } else { 1 };
+                self.kinds[k] += bytes.len() as u64 + UDP_HEAD;
                 let bytes: std::rc::Rc<[u8]> = bytes.into();
                 match to {
                     To::One(addr) => {
@@ -309,6 +314,7 @@ impl World {
             Output::Dial { addr, .. } => self.dial(number, addr),
             Output::Frame { link, text } => {
                 self.bytes[number] += text.len() as u64 + FRAME_HEAD;
+                self.kinds[2] += text.len() as u64 + FRAME_HEAD;
                 if let Some((_, other, theirs)) = self.ends.get(&link).copied()
                     && self.passes(number, other)
                 {
@@ -317,6 +323,7 @@ impl World {
             }
             Output::Ping { link, payload } => {
                 self.bytes[number] += 8 + FRAME_HEAD;
+                self.kinds[3] += 8 + FRAME_HEAD;
                 if let Some((_, other, _)) = self.ends.get(&link).copied()
                     && self.passes(number, other)
                     && self.places[other].is_up

@@ -147,6 +147,16 @@ impl Store {
         }
     }
 
+    /// What the database finds wrong with its own file; empty where all is well.
+    pub async fn check(&self) -> Result<Vec<String>, StoreError> {
+        self.read("check the database", |connection| {
+            let mut statement = connection.prepare("pragma quick_check(20)")?;
+            let complaints = statement.query_map([], |row| row.get::<_, String>(0))?;
+            complaints.filter(|complaint| complaint.as_ref().map_or(true, |text| text != "ok")).collect()
+        })
+        .await
+    }
+
     /// Waits until every accepted write is on the disk and closes the file. Later calls answer `Closed`.
     pub fn close(&self) {
         let writes = self.writes.lock().expect("no code panics while it holds this lock").take();
