@@ -102,18 +102,16 @@ struct View {
     may_operate: bool,
 }
 
+/// Everything that the address of a stream may say.
+type Asked =
+    (Query<Wish>, Query<TimeQuery>, Query<machines::Filter>, Query<network::Choice>, Query<topology::Choice>);
+
 /// Opens a stream.
 pub async fn stream(
     person: Person,
     Shared(state): Shared<Arc<State>>,
     Extension(desk): Extension<Arc<Desk>>,
-    (Query(wish), Query(time), Query(filter), Query(choice), Query(links)): (
-        Query<Wish>,
-        Query<TimeQuery>,
-        Query<machines::Filter>,
-        Query<network::Choice>,
-        Query<topology::Choice>,
-    ),
+    (Query(wish), Query(time), Query(filter), Query(choice), Query(links)): Asked,
     headers: HeaderMap,
 ) -> Response {
     let Ok(place) = Arc::clone(&desk.streams).try_acquire_owned() else {

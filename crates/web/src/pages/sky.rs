@@ -152,6 +152,6 @@ mod tests {
             [0.0, 0.5, 1.0, 5.0, 20.0, 100.0, 1e9].map(|rtt| radius_of(rtt, 100.0)).into_iter().collect();
         assert!(radii.windows(2).all(|pair| pair[0] <= pair[1]), "{radii:?}");
         assert_eq!((radii[0], radii[5], radii[6]), (RADIUS_MIN, RADIUS_MAX, RADIUS_MAX));
-        assert!(RADIUS_UNKNOWN < HEIGHT / 2.0);
+        const { assert!(RADIUS_UNKNOWN < HEIGHT / 2.0) };
     }
 }
