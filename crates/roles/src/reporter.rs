@@ -88,7 +88,7 @@ impl Reporter {
 pub fn describe(me: &mut MachineInfo, identity: &HostIdentity, sample: Option<&HostSample>) {
     me.hostname.clone_from(&identity.hostname);
     me.platform_info = serde_json::json!({
-        "system": std::env::consts::OS, "release": identity.kernel, "version": identity.os,
+        "system": identity.os.split_whitespace().next().unwrap_or_default(), "release": identity.kernel, "version": identity.os,
         "machine": identity.arch, "processor": identity.cpu,
     });
     me.network_info = serde_json::json!({

@@ -28,7 +28,10 @@ impl Services {
         let mut told = self.configured.clone();
         let mut tick = tokio::time::interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while self.find_mcp {
+        if !self.find_mcp {
+            return;
+        }
+        loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = tick.tick() => {}

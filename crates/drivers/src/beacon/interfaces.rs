@@ -40,7 +40,7 @@ pub struct Interface {
 
 /// The interfaces that are up, loopback last: a node that is heard both ways should be known by the address
 /// at which others reach it.
-pub(super) fn list(reach: &Reach) -> io::Result<Vec<Interface>> {
+pub(crate) fn list(reach: &Reach) -> io::Result<Vec<Interface>> {
     Ok(gather(if_addrs::get_if_addrs()?, reach))
 }
 

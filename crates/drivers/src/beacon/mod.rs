@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod contract;
 mod ether;
-mod interfaces;
+pub(crate) mod interfaces;
 mod udp;
 mod voice;
 

@@ -10,7 +10,7 @@ use caelum_model::beacon::{DATAGRAM_ACCEPTED_MAX, MULTICAST_V4, MULTICAST_V6};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::{
-    beacon::interfaces::{self, Interface},
+    beacon::{Reach, interfaces},
     ports::{self, Holder},
 };
 
@@ -74,7 +74,7 @@ pub struct Loopback {
 pub fn loopbacks() -> Vec<Loopback> {
     let mut tried: Vec<(u32, bool)> = Vec::new();
     let mut found = Vec::new();
-    for interface in interfaces::list() {
+    for interface in addresses() {
         let key = (interface.index, interface.ip.is_ipv6());
         if tried.contains(&key) {
             continue;
@@ -162,7 +162,7 @@ pub fn ask_everybody(question: &[u8], goodbye: &[u8], port: u16, listen: Duratio
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.set_broadcast(true)?;
     let interfaces: Vec<Interface> =
-        interfaces::list().into_iter().filter(|interface| interface.ip.is_ipv4()).collect();
+        addresses().into_iter().filter(|interface| interface.ip.is_ipv4()).collect();
     let say = |bytes: &[u8]| {
         for interface in &interfaces {
             if let IpAddr::V4(ip) = interface.ip
@@ -228,4 +228,32 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), count, "{found:?}");
     }
+}
+
+/// One address of an interface, or that it has IPv6.
+struct Interface {
+    name: String,
+    index: u32,
+    ip: IpAddr,
+    broadcast: Option<Ipv4Addr>,
+}
+
+fn addresses() -> Vec<Interface> {
+    let found = match interfaces::list(&Reach::All) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(code = "doctor.no_interfaces", %error, "the interfaces of this host cannot be read");
+            return Vec::new();
+        }
+    };
+    let mut addresses = Vec::new();
+    for interface in found {
+        let one =
+            |ip, broadcast| Interface { name: interface.name.clone(), index: interface.index, ip, broadcast };
+        addresses.extend(interface.v4.iter().map(|(ip, broadcast)| one(IpAddr::V4(*ip), *broadcast)));
+        if interface.has_v6 {
+            addresses.push(one(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), None));
+        }
+    }
+    addresses
 }

@@ -127,7 +127,7 @@ pub enum DropReason {
     Replaced,
     /// The node is no longer of this cluster.
     Revoked,
-    /// More links than a node keeps, and neither end wants this one.
+    /// The cluster is large, and neither end wants this one.
     Surplus,
     /// The other end is this node.
     Myself,
@@ -372,22 +372,21 @@ impl Book {
         }
     }
 
-    /// Ends links that neither end wants while there are too many. Servers keep what others dial.
+    /// In a large cluster, ends links that neither end wants: what is left costs little at rest. Servers keep
+    /// what others dial.
     fn shed(&mut self, out: &mut Vec<Output>) {
+        if self.is_server || self.peers().count() <= PEERS_MAX {
+            return;
+        }
         let is_peer =
             |(id, node): &(&NodeId, &Node)| !node.is_server && self.links.values().any(|it| it == *id);
         let linked: Vec<NodeId> = self.nodes.iter().filter(is_peer).map(|(id, _)| id.clone()).collect();
-        if self.is_server || linked.len() <= PEERS_MAX || self.peers().count() <= PEERS_MAX {
-            return;
-        }
         let (after, before) = (self.neighbours(true), self.neighbours(false));
-        let Some(spare) = linked.into_iter().rev().find(|id| !after.contains(id) && !before.contains(id))
-        else {
-            return;
-        };
-        if let Some(live) = self.nodes.get_mut(&spare).and_then(|node| node.link.take()) {
-            self.links.remove(&live.link);
-            out.push(Output::Drop { link: live.link, reason: DropReason::Surplus });
+        for spare in linked.into_iter().filter(|id| !after.contains(id) && !before.contains(id)) {
+            if let Some(live) = self.nodes.get_mut(&spare).and_then(|node| node.link.take()) {
+                self.links.remove(&live.link);
+                out.push(Output::Drop { link: live.link, reason: DropReason::Surplus });
+            }
         }
     }
 

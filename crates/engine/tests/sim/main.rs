@@ -111,19 +111,18 @@ fn with_a_tenth_of_datagrams_lost_all_know_all_and_nobody_is_dead() {
 }
 
 #[test]
-fn a_thousand_nodes_on_twenty_networks_know_each_other_and_miss_the_dead() {
-    let mut world = World::new(1_000, 20, 2, 7);
-    for number in order(1_000, 7) {
+fn two_hundred_nodes_on_ten_networks_know_each_other_and_miss_the_dead() {
+    let mut world = World::new(200, 10, 2, 7);
+    for number in order(200, 7) {
         world.start(number);
         world.run(3);
     }
     let took = world.until(60_000, World::all_know_all);
     assert!(took.is_some(), "{} pairs are missing", world.missing());
-    let most =
-        (2..1_000).map(|number| world.cluster(number).linked().count()).max().expect("there are nodes");
+    let most = (2..200).map(|number| world.cluster(number).linked().count()).max().expect("there are nodes");
     assert!(most <= 18, "a node has {most} links");
-    world.kill(500);
-    let took = world.until(10_000, |world| world.all_miss(500));
+    world.kill(150);
+    let took = world.until(10_000, |world| world.all_miss(150));
     assert!(took.is_some(), "some still believe in it");
 }
 
@@ -132,10 +131,14 @@ fn a_hundred_idle_nodes_send_at_most_three_hundred_bytes_a_second_each() {
     let mut world = started(100, 1, 1, 3);
     world.run(60_000);
     world.bytes.iter_mut().for_each(|bytes| *bytes = 0);
-    world.kinds = [0; 5];
+    world.kinds = [0; 4];
     world.run(120_000);
     let mean = world.bytes[1..].iter().sum::<u64>() / 99 / 120;
-    assert!(mean <= 300, "{mean} bytes a second {:?} links {}", world.kinds.map(|k| k / 12000), world.links_by_pair().len());
+    assert!(
+        mean <= 300,
+        "{mean} bytes a second: {:?} for membership, beacons, frames, pings",
+        world.kinds.map(|bytes| bytes / 100 / 120)
+    );
 }
 
 #[test]

@@ -63,8 +63,8 @@ pub struct World {
     pub beliefs: Vec<(i64, usize, String, Liveness)>,
     /// Datagrams lost, in a thousand.
     pub loss_permille: u64,
-    /// DEBUG
-    pub kinds: [u64; 5],
+    /// Bytes by kind: membership, beacons, frames, pings.
+    pub kinds: [u64; 4],
 }
 
 pub fn id(number: usize) -> NodeId {
@@ -113,7 +113,7 @@ impl World {
             bytes: vec![0; size],
             beliefs: Vec::new(),
             loss_permille: 0,
-            kinds: [0; 5],
+            kinds: [0; 4],
         };
         for number in 0..size {
             let subnet = number % subnets;

@@ -96,7 +96,7 @@ fn up_to_sixteen_others_are_all_dialled_and_beyond_that_the_next_two_in_the_ring
 }
 
 #[test]
-fn links_beyond_the_limit_that_neither_end_wants_are_ended_and_servers_kept() {
+fn in_a_large_cluster_links_that_neither_end_wants_are_ended_and_servers_kept() {
     let mut book = Book::new(id("n000"), false, 1);
     put(&mut book, 0, known(500, true));
     put(&mut book, 0, opened(500, "n500", true, 500));
@@ -106,9 +106,9 @@ fn links_beyond_the_limit_that_neither_end_wants_are_ended_and_servers_kept() {
         dropped.extend(put(&mut book, 0, opened(u64::from(n), &format!("n{n:03}"), false, 9)));
     }
     let ended = |one: &Output| matches!(one, Output::Drop { reason: DropReason::Surplus, .. });
-    assert_eq!(dropped.iter().filter(|one| ended(one)).count(), 14);
+    assert_eq!(dropped.iter().filter(|one| ended(one)).count(), 26);
     let linked = |n: u16| book.link_to(&id(&format!("n{n:03}"))).is_some();
-    assert_eq!((1..=30).filter(|n| linked(*n)).count(), PEERS_MAX);
+    assert_eq!((1..=30).filter(|n| linked(*n)).count(), 2 * SUCCESSORS);
     assert!([1, 2, 29, 30, 500].into_iter().all(linked), "its neighbours and servers");
 }
 
