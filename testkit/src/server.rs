@@ -34,7 +34,10 @@ impl Plan {
         Self {
             binary: binary.into(),
             arguments: vec!["--no-probe".to_owned()],
-            variables: vec![("CAELUM_SERVER_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned())],
+            // Tests that run side by side are no neighbours; those about neighbours have a lab.
+            variables: [("CAELUM_SERVER_ADMIN_PASSWORD", PASSWORD), ("CAELUM_BEACON_ENABLED", "false")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec(),
         }
     }
 

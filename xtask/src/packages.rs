@@ -13,8 +13,10 @@ struct Needed {
     used_by: &'static str,
 }
 
-const NEEDED: [Needed; 2] = [
+const NEEDED: [Needed; 4] = [
     Needed { program: "chromium", package: "chromium", used_by: "browser tests" },
+    Needed { program: "ip", package: "iproute2", used_by: "tests with hosts on networks of their own" },
+    Needed { program: "python3", package: "python3", used_by: "the stranger who speaks to Caelum" },
     Needed { program: "chromedriver", package: "chromium-driver", used_by: "browser tests" },
 ];
 

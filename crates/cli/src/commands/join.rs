@@ -87,8 +87,8 @@ pub async fn join(
         csr_pem: key.csr_pem(&node_id)?,
         node_id: node_id.clone(),
         hostname: host::hostname(),
-        role: role,
-        ceiling: ceiling,
+        role,
+        ceiling,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         admission: Admission::Token { token_id: invitation.token_id, secret: invitation.secret },
     };

@@ -200,6 +200,34 @@ fn is_silence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
+/// One address of an interface, or that it has IPv6.
+struct Interface {
+    name: String,
+    index: u32,
+    ip: IpAddr,
+    broadcast: Option<Ipv4Addr>,
+}
+
+fn addresses() -> Vec<Interface> {
+    let found = match interfaces::list(&Reach::All) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(code = "doctor.no_interfaces", %error, "the interfaces of this host cannot be read");
+            return Vec::new();
+        }
+    };
+    let mut addresses = Vec::new();
+    for interface in found {
+        let one =
+            |ip, broadcast| Interface { name: interface.name.clone(), index: interface.index, ip, broadcast };
+        addresses.extend(interface.v4.iter().map(|(ip, broadcast)| one(IpAddr::V4(*ip), *broadcast)));
+        if interface.has_v6 {
+            addresses.push(one(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), None));
+        }
+    }
+    addresses
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,32 +256,4 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), count, "{found:?}");
     }
-}
-
-/// One address of an interface, or that it has IPv6.
-struct Interface {
-    name: String,
-    index: u32,
-    ip: IpAddr,
-    broadcast: Option<Ipv4Addr>,
-}
-
-fn addresses() -> Vec<Interface> {
-    let found = match interfaces::list(&Reach::All) {
-        Ok(found) => found,
-        Err(error) => {
-            tracing::warn!(code = "doctor.no_interfaces", %error, "the interfaces of this host cannot be read");
-            return Vec::new();
-        }
-    };
-    let mut addresses = Vec::new();
-    for interface in found {
-        let one =
-            |ip, broadcast| Interface { name: interface.name.clone(), index: interface.index, ip, broadcast };
-        addresses.extend(interface.v4.iter().map(|(ip, broadcast)| one(IpAddr::V4(*ip), *broadcast)));
-        if interface.has_v6 {
-            addresses.push(one(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), None));
-        }
-    }
-    addresses
 }

@@ -181,7 +181,7 @@ async fn live(
             None => return Ok(()),
         },
     };
-    node::run(machine, enrolled, accepted).await
+    Box::pin(node::run(machine, enrolled, accepted)).await
 }
 
 /// A beacon reads nothing of its host but the name: it stays small.
