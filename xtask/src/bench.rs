@@ -5,7 +5,12 @@ use anyhow::{Result, bail};
 use crate::command;
 
 /// Every bench with its program and what it prints.
-const BENCHES: [(&str, &str, &str); 2] = [
+const BENCHES: [(&str, &str, &str); 3] = [
+    (
+        "discovery",
+        "bench-discovery",
+        "12 hosts: all know all, a kill, a cut cable; memory and CPU of a node at rest",
+    ),
     ("ingest", "bench-ingest", "events/s accepted durable, events/s aggregated, CPU per event, memory"),
     ("footprint", "bench-footprint", "resident memory and CPU of `caelum up` at rest"),
 ];

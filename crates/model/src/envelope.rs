@@ -222,4 +222,18 @@ pub struct RosterDelta {
     pub revoked: Vec<String>,
     /// Where servers are reached: `host:port`.
     pub servers: Vec<String>,
+    /// Nodes that run, for one that has just linked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub seats: Vec<RosterSeat>,
+}
+
+/// Where a node is heard by UDP, and which run of its program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RosterSeat {
+    /// Who.
+    pub node_id: crate::id::NodeId,
+    /// Where its datagrams come from.
+    pub addr: std::net::SocketAddr,
+    /// Its run.
+    pub run: u64,
 }

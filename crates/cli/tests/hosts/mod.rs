@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use caelum_testkit::{
@@ -249,9 +249,6 @@ impl Hosts {
     }
 
     pub fn wait(&self, what: &str, at_most: Duration, holds: impl Fn(&Self) -> bool) {
-        let from = Instant::now();
         wait::until(what, at_most, || holds(self).then_some(()));
-        // Shown by a test that fails later.
-        eprintln!("{what}: after {:.2} s", from.elapsed().as_secs_f64());
     }
 }

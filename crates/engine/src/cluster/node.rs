@@ -7,7 +7,7 @@ use std::{
 
 use caelum_model::{
     cluster::{Liveness, NodePass, NodeRole, PeerView},
-    envelope::{CaelumInfo, Envelope, Heartbeat, MachineInfo, MessageType, RosterDelta},
+    envelope::{CaelumInfo, Envelope, Heartbeat, MachineInfo, MessageType, RosterDelta, RosterSeat},
     id::NodeId,
 };
 use serde_json::json;
@@ -544,7 +544,28 @@ impl Cluster {
             let is_server = pass.role == NodeRole::Server;
             self.consult_book(now, book::Input::Known { node_id, addr, is_server }, out);
         }
+        if is_first && self.config.role == NodeRole::Server {
+            self.introduce(now, link, out);
+        }
         out.push(Output::Registered { pass, remote, info });
+    }
+
+    /// Whoever comes late hears of everybody at once: rumour would take long to tell it of all.
+    fn introduce(&mut self, now: Now, link: LinkId, out: &mut Vec<Output>) {
+        let seats: Vec<RosterSeat> = self
+            .membership
+            .nodes()
+            .filter(|(_, standing)| standing.liveness == Liveness::Alive)
+            .filter_map(|(node_id, standing)| {
+                Some(RosterSeat { node_id: node_id.clone(), addr: standing.addr?, run: standing.run })
+            })
+            .collect();
+        if seats.is_empty() {
+            return;
+        }
+        let payload = json!(RosterDelta { seats, ..RosterDelta::default() });
+        let tell = link::Input::Tell { message_type: MessageType::RosterDelta, targets: None, payload };
+        self.speak(now, link, tell, out);
     }
 
     fn received(&mut self, now: Now, link: LinkId, envelope: Envelope, out: &mut Vec<Output>) {
@@ -596,7 +617,13 @@ impl Cluster {
     }
 
     /// Keys or revocations changed, here or at a server.
-    fn change(&mut self, now: Now, delta: RosterDelta, is_ours: bool, out: &mut Vec<Output>) {
+    fn change(&mut self, now: Now, mut delta: RosterDelta, is_ours: bool, out: &mut Vec<Output>) {
+        for RosterSeat { node_id, addr, run } in std::mem::take(&mut delta.seats) {
+            // What is heard at first hand counts for more.
+            if self.membership.standing(&node_id).is_none() && !self.config.revoked.contains(&node_id) {
+                self.consult_members(now, membership::Input::Fresh { node_id, addr, run }, out);
+            }
+        }
         if !delta.keys.is_empty() {
             self.discover(now, discovery::Input::Keys(delta.keys.clone()), out);
             self.consult_members(now, membership::Input::Keys(delta.keys.clone()), out);

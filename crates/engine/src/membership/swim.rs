@@ -81,7 +81,11 @@ fn config() -> Config {
         remove_down_after: Duration::from_secs(24 * 3_600).into(),
         max_packet_size: number(MESSAGE_MAX),
         notify_down_members: true,
-        periodic_announce: None,
+        // What rumour missed: somebody is asked for everybody now and then.
+        periodic_announce: Some(PeriodicParams {
+            frequency: Duration::from_secs(20),
+            num_members: number(1),
+        }),
         periodic_announce_to_down_members: Some(PeriodicParams {
             frequency: Duration::from_secs(60),
             num_members: number(1),

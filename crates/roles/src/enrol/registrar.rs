@@ -213,7 +213,7 @@ impl Registrar {
     pub fn delta(&self) -> RosterDelta {
         let revoked = self.revoked.read().expect("no code panics while it holds this lock");
         let revoked = revoked.iter().map(|node_id| node_id.as_str().to_owned()).collect();
-        RosterDelta { keys: self.keys(), revoked, servers: self.servers() }
+        RosterDelta { keys: self.keys(), revoked, servers: self.servers(), seats: Vec::new() }
     }
 
     /// Follows changes of [`Self::delta`]. Each is complete: whoever missed some needs only the last.
@@ -368,7 +368,7 @@ impl Registrar {
     fn answer(&self, request: &JoinRequest, role: NodeRole) -> Result<JoinAnswer, JoinError> {
         let certificate_pem =
             self.authority.sign_node(&request.csr_pem, &request.node_id, role, tls::NODE_VALID)?;
-        let RosterDelta { keys, revoked, servers } = self.delta();
+        let RosterDelta { keys, revoked, servers, .. } = self.delta();
         Ok(JoinAnswer {
             certificate_pem,
             authority_pem: self.authority.certificate_pem().to_owned(),
