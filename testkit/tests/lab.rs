@@ -38,6 +38,6 @@ fn hosts_reach_each_other_unless_they_are_cut_off_or_split() {
     assert!(!reaches(&a, &b));
     lab.join(&b).expect("joined");
     assert!(reaches(&a, &b));
-    lab.split(&[b.clone()]).expect("split");
+    lab.split(std::slice::from_ref(&b)).expect("split");
     assert!(!reaches(&a, &b));
 }
