@@ -16,7 +16,7 @@ use caelum_model::{
     id::{Offset, PartitionId},
 };
 use caelum_queue::{Queue, Record};
-use caelum_store::{CommitOutcome, DeadLetter, Ownership, Store, WindowCommit};
+use caelum_store::{CommitOutcome, DeadLetter, DeadLetterState, Ownership, Store, WindowCommit};
 use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior},
@@ -139,7 +139,14 @@ impl Aggregator {
     async fn take(&self, id: PartitionId) -> anyhow::Result<Owned> {
         let now_ms = self.clock.now_ms();
         let resident_from_ms = window_start(now_ms - self.config.window.resident_ms);
-        let ownership = self.store.take_partition(id, self.owner.clone()).await?;
+        let partitions = self.store.partitions().await?;
+        let seen_fence =
+            partitions.iter().find(|status| status.partition == id).map_or(0, |status| status.fence);
+        let ownership = self
+            .store
+            .take_partition(id, self.owner.clone(), seen_fence)
+            .await?
+            .with_context(|| format!("another aggregator took partition {id} first"))?;
         let mut rollups = self.store.partition_rollups(id, resident_from_ms).await?;
         let unsettled = self.store.unsettled_rollups(id).await?;
         rollups.extend(unsettled.into_iter().filter(|row| row.key.window_start_ms < resident_from_ms));
@@ -228,7 +235,7 @@ impl Owned {
             return self.trim(aggregator, TRIM_INTERVAL).await;
         }
         let has_rollups = !changes.rollups.is_empty();
-        let commit = to_commit(changes);
+        let commit = to_commit(changes, now_ms);
         let mut retry = RETRY_MIN;
         loop {
             let stored =
@@ -268,11 +275,15 @@ impl Owned {
     }
 }
 
-fn to_commit(changes: Changes) -> WindowCommit {
+fn to_commit(changes: Changes, now_ms: i64) -> WindowCommit {
     let dead_letters = changes
         .dead
         .into_iter()
         .map(|dead| DeadLetter {
+            id: 0,
+            partition: PartitionId(0),
+            kept_at_ms: now_ms,
+            state: DeadLetterState::Kept,
             client_id: dead.client_id,
             ts_ms: dead.event.ts_ms,
             reason: dead.reason.as_str().to_owned(),
@@ -284,7 +295,9 @@ fn to_commit(changes: Changes) -> WindowCommit {
         seen: changes.seen,
         new_ids: changes.new_ids,
         forget_ids_before_minute: changes.forget_ids_before_minute,
+        stale_tiers: Vec::new(),
         dead_letters,
+        replayed: Vec::new(),
         counted: changes.counted,
         duplicates: changes.duplicates,
         too_late: changes.too_late,

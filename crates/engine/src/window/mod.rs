@@ -356,11 +356,11 @@ impl Partition {
         let client = self.clients.entry(from.client_id.clone()).or_default();
         client.received_at_ms = client.received_at_ms.max(recv_ts_ms);
         for position in &from.refused {
-            client.probe(position.epoch).see(position.seq);
+            client.probe(position.epoch).see(position.seq, None);
         }
         for event in &from.events {
             let is_new = match event.seq {
-                Some(position) => client.probe(position.epoch).see(position.seq),
+                Some(position) => client.probe(position.epoch).see(position.seq, Some(event.ts_ms)),
                 None => self.ids.see(*event.event_id.as_bytes(), recv_ts_ms.div_euclid(MINUTE_MS)),
             };
             if !is_new {
