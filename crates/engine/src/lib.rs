@@ -22,6 +22,7 @@ pub mod enrol;
 pub mod hash;
 pub mod health;
 pub mod intake;
+pub mod lease;
 pub mod link;
 pub mod lockout;
 pub mod membership;

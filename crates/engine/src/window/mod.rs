@@ -36,6 +36,7 @@
 
 mod cell;
 mod seen;
+pub mod tier;
 #[cfg(test)]
 mod tests;
 
