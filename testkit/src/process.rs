@@ -80,6 +80,16 @@ impl Process {
         drop(self.child.wait());
     }
 
+    /// Stops it in its tracks: it keeps its sockets and answers nobody.
+    pub fn freeze(&self) {
+        self.signal(self.id(), libc::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(self.id(), libc::SIGCONT);
+    }
+
     fn id(&self) -> i32 {
         i32::try_from(self.pid()).expect("process ids are small")
     }

@@ -13,7 +13,12 @@ pub(crate) trait Fixture {
 const MAX_BYTES: u64 = 1 << 20;
 
 fn record(partition: u16, text: &str) -> NewRecord {
-    NewRecord { partition: PartitionId(partition), events: 1, bytes: Bytes::copy_from_slice(text.as_bytes()) }
+    NewRecord {
+        partition: PartitionId(partition),
+        events: 1,
+        key: String::new(),
+        bytes: Bytes::copy_from_slice(text.as_bytes()),
+    }
 }
 
 async fn texts(queue: &dyn Queue, partition: u16, after: Offset) -> Vec<String> {
@@ -24,13 +29,15 @@ async fn texts(queue: &dyn Queue, partition: u16, after: Offset) -> Vec<String> 
 /// Runs every sentence on a fixture of its own.
 pub(crate) async fn run<F: Fixture>(fixture: impl Fn() -> F) {
     an_append_that_is_answered_is_durable(&fixture()).await;
-    records_of_one_append_are_all_there_or_none_is(&fixture()).await;
+    records_of_one_append_go_each_to_its_partition(&fixture()).await;
     offsets_grow_and_are_never_used_twice(&fixture()).await;
     a_read_gives_records_after_an_offset_in_order_and_again(&fixture()).await;
     a_trim_forgets_through_an_offset_and_nothing_else(&fixture()).await;
     a_full_queue_refuses_and_keeps_what_it_has(&fixture()).await;
     whoever_waits_is_woken_after_an_append(&fixture()).await;
     many_writers_at_once_lose_nothing(&fixture()).await;
+    each_partition_tells_how_it_stands(&fixture()).await;
+    a_record_that_can_never_fit_is_told_apart(&fixture()).await;
 }
 
 async fn an_append_that_is_answered_is_durable(fixture: &dyn Fixture) {
@@ -44,7 +51,7 @@ async fn an_append_that_is_answered_is_durable(fixture: &dyn Fixture) {
     assert_eq!(queue.depth(), Depth { records: 1, events: 1, bytes: 1 });
 }
 
-async fn records_of_one_append_are_all_there_or_none_is(fixture: &dyn Fixture) {
+async fn records_of_one_append_go_each_to_its_partition(fixture: &dyn Fixture) {
     let queue = fixture.open(MAX_BYTES);
     let offsets = queue.append(vec![record(1, "a"), record(2, "b"), record(1, "c")]).await.expect("appended");
     assert_eq!(offsets.len(), 3);
@@ -136,4 +143,25 @@ async fn many_writers_at_once_lose_nothing(fixture: &dyn Fixture) {
     all.sort();
     all.dedup();
     assert_eq!(all.len(), 400);
+}
+
+async fn each_partition_tells_how_it_stands(fixture: &dyn Fixture) {
+    let queue = fixture.open(MAX_BYTES);
+    assert_eq!(queue.status().await.expect("answers"), []);
+    let offsets = queue.append(vec![record(1, "a"), record(1, "b"), record(3, "c")]).await.expect("appended");
+    queue.trim(PartitionId(1), offsets[0]).await.expect("trimmed");
+    let status = queue.status().await.expect("answers");
+    let records: Vec<_> = status.iter().map(|status| (status.partition.0, status.records)).collect();
+    assert_eq!(records, [(1, 1), (3, 1)]);
+    assert!(status[0].newest >= offsets[1] && status[1].newest >= offsets[2], "{status:?}, {offsets:?}");
+}
+
+async fn a_record_that_can_never_fit_is_told_apart(fixture: &dyn Fixture) {
+    let queue = fixture.open(u64::MAX);
+    let mut large = record(1, "");
+    large.bytes = Bytes::from(vec![0; queue.record_bytes_max() + 1]);
+    assert!(matches!(queue.append(vec![large]).await, Err(AppendError::TooLarge { .. })));
+    let mut largest = record(1, "");
+    largest.bytes = Bytes::from(vec![0; queue.record_bytes_max()]);
+    queue.append(vec![largest]).await.expect("what just fits is taken");
 }

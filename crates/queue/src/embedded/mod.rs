@@ -34,7 +34,7 @@ use caelum_model::id::{Offset, PartitionId};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::sync::{oneshot, watch};
 
-use crate::{AppendError, Depth, NewRecord, Queue, QueueError, Record};
+use crate::{AppendError, Depth, NewRecord, PartitionStatus, Queue, QueueError, Record};
 
 /// Most bytes in one commit.
 const GROUP_BYTES_MAX: usize = 16 << 20;
@@ -42,6 +42,8 @@ const GROUP_BYTES_MAX: usize = 16 << 20;
 const APPENDS_WAITING_MAX: usize = 256;
 /// Most bytes in one read.
 const READ_BYTES_MAX: usize = 8 << 20;
+/// Most bytes of one record: a commit holds at least one.
+const RECORD_BYTES_MAX: usize = GROUP_BYTES_MAX;
 
 const SCHEMA: &str = "
     create table if not exists log (
@@ -169,6 +171,21 @@ impl Embedded {
             Err(mpsc::TrySendError::Disconnected(_)) => false,
         }
     }
+
+    /// Reads outside the async threads.
+    async fn look<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        look: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, QueueError> {
+        let reader = Arc::clone(&self.reader);
+        match tokio::task::spawn_blocking(move || Some(look(&*reader.lock().ok()?))).await {
+            Ok(Some(result)) => {
+                result.map_err(|source| QueueError::Backend { operation, source: source.into() })
+            }
+            Ok(None) | Err(_) => Err(QueueError::Closed { operation }),
+        }
+    }
 }
 
 #[async_trait]
@@ -176,6 +193,11 @@ impl Queue for Embedded {
     async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Offset>, AppendError> {
         if records.is_empty() {
             return Ok(Vec::new());
+        }
+        if let Some(bytes) =
+            records.iter().map(|record| record.bytes.len()).find(|len| *len > RECORD_BYTES_MAX)
+        {
+            return Err(AppendError::TooLarge { bytes, max_bytes: RECORD_BYTES_MAX });
         }
         let depth_bytes = self.gauge.bytes.load(Ordering::Relaxed);
         if depth_bytes >= self.max_bytes {
@@ -194,16 +216,7 @@ impl Queue for Embedded {
         after: Offset,
         limit: usize,
     ) -> Result<Vec<Record>, QueueError> {
-        let operation = "read the queue";
-        let reader = Arc::clone(&self.reader);
-        let read = move || {
-            let reader = reader.lock().ok()?;
-            Some(read_records(&reader, partition, after, limit))
-        };
-        match tokio::task::spawn_blocking(read).await {
-            Ok(Some(result)) => result.map_err(|source| QueueError::Backend { operation, source }),
-            Ok(None) | Err(_) => Err(QueueError::Closed { operation }),
-        }
+        self.look("read the queue", move |reader| read_records(reader, partition, after, limit)).await
     }
 
     fn newest(&self, partition: PartitionId) -> Option<Offset> {
@@ -218,6 +231,14 @@ impl Queue for Embedded {
             return Err(QueueError::Closed { operation });
         }
         answer.await.map_err(|_| QueueError::Closed { operation })?
+    }
+
+    async fn status(&self) -> Result<Vec<PartitionStatus>, QueueError> {
+        self.look("count the queue's records", read_status).await
+    }
+
+    fn record_bytes_max(&self) -> usize {
+        RECORD_BYTES_MAX
     }
 
     fn depth(&self) -> Depth {
@@ -275,6 +296,23 @@ fn read_records(
         });
     }
     Ok(records)
+}
+
+fn read_status(reader: &Connection) -> rusqlite::Result<Vec<PartitionStatus>> {
+    reader
+        .prepare_cached(
+            "select partition, position,
+                 (select count(*) from log where log.partition = heads.partition)
+             from heads order by partition",
+        )?
+        .query_map([], |row| {
+            Ok(PartitionStatus {
+                partition: PartitionId(row.get(0)?),
+                newest: Offset(row.get::<_, i64>(1)?.cast_unsigned()),
+                records: row.get::<_, i64>(2)?.unsigned_abs(),
+            })
+        })?
+        .collect()
 }
 
 /// Runs until every sender is gone; what was accepted before is written first.
@@ -337,9 +375,10 @@ fn commit_group(connection: &mut Connection, group: Vec<Job>, gauge: &Gauge, tel
                 drop(reply.send(Ok(())));
             }
             (Job::Append { reply, .. }, Err(source)) => {
-                drop(reply.send(Err(AppendError::Backend { source })));
+                drop(reply.send(Err(AppendError::Backend { source: source.into() })));
             }
             (Job::Trim { reply, .. }, Err(source)) => {
+                let source = source.into();
                 drop(reply.send(Err(QueueError::Backend { operation: "trim the queue", source })));
             }
             (Job::Append { .. }, Ok(Done::Trimmed(_))) | (Job::Trim { .. }, Ok(Done::Appended(_))) => {

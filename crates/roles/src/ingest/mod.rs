@@ -163,7 +163,7 @@ impl Ingest {
         let records = self.records(now_ms, &mut parts);
         if !records.is_empty() {
             self.queue.append(records).await.map_err(|error| match error {
-                AppendError::Full { .. } => {
+                AppendError::Full { .. } | AppendError::Unavailable { .. } => {
                     IngestError::Overloaded { reason: error.to_string(), retry_after_ms: 5_000 }
                 }
                 other => IngestError::Queue(other),
@@ -279,6 +279,7 @@ impl Ingest {
             .map(|(partition, batch)| NewRecord {
                 partition,
                 events: batch.clients.iter().map(|client| client.events.len() as u32).sum(),
+                key: record::key(&batch),
                 bytes: record::encode(&batch),
             })
             .collect()

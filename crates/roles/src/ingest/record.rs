@@ -3,6 +3,7 @@
 //! Version 1 holds [`Batch`] as it stands in `model::event`. A change of those types that changes their
 //! postcard form is a new version here; the old one stays readable until no queue can hold it.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use caelum_model::event::Batch;
 
@@ -36,6 +37,15 @@ pub fn encode(batch: &Batch) -> Bytes {
     Bytes::from(bytes)
 }
 
+/// Names a record by what it says: the same events sent again have the same name, whenever they arrive, and
+/// other events another. The first number alone would not do, since a probe that was not answered may send
+/// more events the next time.
+pub fn key(batch: &Batch) -> String {
+    let plain = postcard::to_stdvec(&batch.clients).expect("events in memory have a postcard form");
+    let digest = ring::digest::digest(&ring::digest::SHA256, &plain);
+    URL_SAFE_NO_PAD.encode(&digest.as_ref()[..16])
+}
+
 /// Reads the stored form.
 pub fn decode(bytes: &[u8]) -> Result<Batch, RecordError> {
     match bytes.split_first() {
@@ -61,6 +71,20 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn a_record_is_named_by_its_events_and_not_by_when_they_came() {
+        let batch = |recv_ts_ms, seq| Batch {
+            recv_ts_ms,
+            clients: vec![ClientEvents {
+                client_id: ClientId::parse("probe-1").expect("valid"),
+                events: Vec::new(),
+                refused: vec![SeqNo { epoch: 1, seq }],
+            }],
+        };
+        assert_eq!(key(&batch(1, 2)), key(&batch(9, 2)));
+        assert_ne!(key(&batch(1, 2)), key(&batch(1, 3)));
+    }
 
     #[test]
     fn a_batch_reads_back_and_damage_is_noticed() {
