@@ -157,8 +157,9 @@ impl Balancer {
                 _ => free.push(partition),
             }
         }
-        let mut takers =
-            order.iter().flat_map(|(owner, _)| std::iter::repeat_n(*owner, room.get(owner).copied().unwrap_or(0)));
+        let mut takers = order
+            .iter()
+            .flat_map(|(owner, _)| std::iter::repeat_n(*owner, room.get(owner).copied().unwrap_or(0)));
         for partition in free {
             let Some(taker) = takers.next() else { break };
             assigned.insert(partition, taker.to_owned());

@@ -14,6 +14,7 @@
 
 pub mod backlog;
 pub mod cluster;
+pub mod completeness;
 pub mod diagnose;
 pub mod discovery;
 pub mod doctor;

@@ -118,8 +118,9 @@ mod tests {
     #[test]
     fn a_longer_window_is_as_final_as_the_least_final_in_it_and_grows_its_version_with_theirs() {
         let parts: Vec<Rollup> = (1..4).map(|n| minute(n, &[1.0, 2.0])).collect();
-        let whole =
-            merge(key(WIDTHS_MS[1], 0), PartitionId(1), &parts, 5).expect("readable").expect("there are parts");
+        let whole = merge(key(WIDTHS_MS[1], 0), PartitionId(1), &parts, 5)
+            .expect("readable")
+            .expect("there are parts");
         assert_eq!((whole.count_total, whole.count_error, whole.late_merged), (6, 1, 3));
         assert_eq!((whole.state, whole.version), (RollupState::Settled, 6));
         assert_eq!(whole.last.ts_ms, 3 * MINUTE_MS + 7);
