@@ -1,11 +1,15 @@
 //! The durable event stream: a log in partitions, appended by ingest and read by aggregators.
 //!
-//! [`Queue`] is the contract; [`contract`] is the suite that every implementation passes. One implementation
-//! so far: [`Embedded`], a SQLite file of its own. The queue carries bytes and knows nothing of events.
+//! [`Queue`] is the contract; `contract` is the suite that every implementation passes. There are two:
+//! [`Embedded`], a SQLite file of its own, and [`JetStream`], a stream of NATS. [`open`] opens the one that an
+//! [`Address`] names. The queue carries bytes and knows nothing of events.
 
 #![deny(missing_docs)]
 
+mod address;
 mod embedded;
+mod jetstream;
+mod open;
 
 #[cfg(test)]
 pub(crate) mod contract;
@@ -15,7 +19,10 @@ use bytes::Bytes;
 use caelum_model::id::{Offset, PartitionId};
 use tokio::sync::watch;
 
-pub use embedded::{Embedded, OpenError};
+pub use address::{Address, AddressError, Login, NatsAddress};
+pub use embedded::Embedded;
+pub use jetstream::JetStream;
+pub use open::{OpenError, Options, open};
 
 /// What a backend says about a failure, whatever the backend is.
 pub type BackendError = Box<dyn std::error::Error + Send + Sync>;
@@ -165,8 +172,12 @@ pub trait Queue: Send + Sync {
     /// Forgets records of a partition through an offset.
     async fn trim(&self, partition: PartitionId, through: Offset) -> Result<(), QueueError>;
 
-    /// Every partition that was ever written to, in order.
+    /// Every partition that is known to have been written to, in order.
     async fn status(&self) -> Result<Vec<PartitionStatus>, QueueError>;
+
+    /// Names this very log. One that was deleted and made anew has another name, and offsets of the one mean
+    /// nothing in the other: whoever keeps offsets keeps this beside them.
+    fn identity(&self) -> String;
 
     /// Most bytes in one record; larger ones are refused. It may change while the backend is away.
     fn record_bytes_max(&self) -> usize;

@@ -6,7 +6,8 @@
 //!
 //! # Rules
 //! - `log(partition, position, events, bytes)`; `heads(partition, position)` remembers the newest position
-//!   of each partition, so that none is used twice after a trim.
+//!   of each partition, so that none is used twice after a trim; `identity(name)` tells this file from
+//!   another of the same path.
 //! - One writer thread. It takes every append that is waiting, up to [`GROUP_BYTES_MAX`], into one
 //!   transaction with `synchronous = full`, and answers all of them after the commit: writers share the cost
 //!   of one sync.
@@ -34,7 +35,7 @@ use caelum_model::id::{Offset, PartitionId};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::sync::{oneshot, watch};
 
-use crate::{AppendError, Depth, NewRecord, PartitionStatus, Queue, QueueError, Record};
+use crate::{AppendError, Depth, NewRecord, OpenError, PartitionStatus, Queue, QueueError, Record};
 
 /// Most bytes in one commit.
 const GROUP_BYTES_MAX: usize = 16 << 20;
@@ -57,15 +58,10 @@ const SCHEMA: &str = "
         partition integer primary key,
         position integer not null
     );
+    create table if not exists identity (name text not null);
+    insert into identity (name) select lower(hex(randomblob(16)))
+        where not exists (select 1 from identity);
     pragma user_version = 1;";
-
-/// Why the queue could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to open the queue {path}")]
-pub struct OpenError {
-    path: String,
-    source: rusqlite::Error,
-}
 
 enum Job {
     Append { records: Vec<NewRecord>, reply: oneshot::Sender<Result<Vec<Offset>, AppendError>> },
@@ -97,6 +93,7 @@ pub struct Embedded {
     reader: Arc<Mutex<Connection>>,
     gauge: Arc<Gauge>,
     appended: watch::Receiver<u64>,
+    identity: String,
     max_bytes: u64,
 }
 
@@ -105,7 +102,7 @@ impl Embedded {
     /// `max_bytes` or more are in it.
     pub fn open(path: &Path, max_bytes: u64) -> Result<Self, OpenError> {
         Self::try_open(path, max_bytes)
-            .map_err(|source| OpenError { path: path.display().to_string(), source })
+            .map_err(|source| OpenError::File { path: path.display().to_string(), source: source.into() })
     }
 
     fn try_open(path: &Path, max_bytes: u64) -> rusqlite::Result<Self> {
@@ -137,6 +134,7 @@ impl Embedded {
                 Ok((PartitionId(row.get(0)?), Offset(row.get::<_, i64>(1)?.cast_unsigned())))
             })?
             .collect::<rusqlite::Result<BTreeMap<_, _>>>()?;
+        let identity: String = reader.query_row("select name from identity", [], |row| row.get(0))?;
         *gauge.newest.lock().expect("nobody else has it yet") = heads;
         let gauge = Arc::new(gauge);
         let (jobs, waiting) = mpsc::sync_channel(APPENDS_WAITING_MAX);
@@ -154,6 +152,7 @@ impl Embedded {
             reader: Arc::new(Mutex::new(reader)),
             gauge,
             appended,
+            identity: format!("embedded:{identity}"),
             max_bytes,
         })
     }
@@ -235,6 +234,10 @@ impl Queue for Embedded {
 
     async fn status(&self) -> Result<Vec<PartitionStatus>, QueueError> {
         self.look("count the queue's records", read_status).await
+    }
+
+    fn identity(&self) -> String {
+        self.identity.clone()
     }
 
     fn record_bytes_max(&self) -> usize {
@@ -465,8 +468,9 @@ mod tests {
         directory: tempfile::TempDir,
     }
 
+    #[async_trait]
     impl contract::Fixture for Fixture {
-        fn open(&self, max_bytes: u64) -> Box<dyn Queue> {
+        async fn open(&self, max_bytes: u64) -> Box<dyn Queue> {
             Box::new(Embedded::open(&self.directory.path().join("queue.db"), max_bytes).expect("opens"))
         }
     }
