@@ -10,12 +10,16 @@
 
 #![deny(missing_docs)]
 
+mod address;
+mod health;
 pub mod query;
 mod records;
 pub mod sqlite;
 
 use std::path::Path;
 
+pub use address::{Address, InvalidAddress, PostgresAddress};
+pub use health::{Place, ReadsFrom, ReplicaHealth, StoreHealth};
 pub use query::{
     AdmitOutcome, AggregatorBeat, AggregatorRound, CommitOutcome, DeadLetter, DeadLetterCount,
     DeadLetterQuery, DeadLetterState, Ownership, PartitionStatus, PipelineTotals, ProbeSummary,
@@ -38,6 +42,27 @@ impl Store {
     /// Opens a database file, makes it if it is not there, and brings its schema up to date.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         Ok(Self { backend: Backend::Sqlite(sqlite::Sqlite::open(path)?) })
+    }
+
+    /// Opens the records at an address and brings their schema up to date.
+    ///
+    /// A server that cannot be reached now answers [`OpenError::Away`]: the same call may succeed later. Once
+    /// open, a store outlives any absence of its server: calls fail as transient until it is back.
+    pub async fn connect(address: &Address) -> Result<Self, OpenError> {
+        match address {
+            Address::Sqlite(path) => Self::open(path),
+            Address::Postgres(address) => Err(OpenError::Away {
+                place: address.to_string(),
+                source: "this build has no backend for it".into(),
+            }),
+        }
+    }
+
+    /// Where answers that may be a little old come from just now. Asks nobody: it is what was found last.
+    pub fn reads(&self) -> ReadsFrom {
+        match &self.backend {
+            Backend::Sqlite(_) => ReadsFrom::default(),
+        }
     }
 
     /// Waits until every accepted write is durable and closes. Later calls answer `Closed`.
@@ -115,6 +140,14 @@ pub enum OpenError {
         /// Where it is.
         place: String,
         /// What the database said.
+        source: BoxedError,
+    },
+    /// The server cannot be reached, or is not ready; the same call may succeed later.
+    #[error("failed to reach the database {place}")]
+    Away {
+        /// Where it is.
+        place: String,
+        /// What happened.
         source: BoxedError,
     },
     /// A step of the schema failed; the steps before it stand.

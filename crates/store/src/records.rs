@@ -19,7 +19,7 @@ use caelum_model::{
 use crate::{
     AdmitOutcome, AggregatorBeat, AggregatorRound, Backend, CommitOutcome, DeadLetter, DeadLetterCount,
     DeadLetterQuery, Ownership, PartitionStatus, PipelineTotals, ProbeSummary, RevisedRollup, RollupQuery,
-    StaleTier, Store, StoreError, TierCommit, WindowCommit,
+    StaleTier, Store, StoreError, StoreHealth, TierCommit, WindowCommit,
 };
 
 macro_rules! answer {
@@ -223,4 +223,6 @@ records! {
     // mod
     /// What the database finds wrong with its own file; empty where all is well.
     fn check() -> Vec<String>;
+    /// Looks whether the store answers, and how it stands.
+    fn health() -> StoreHealth;
 }

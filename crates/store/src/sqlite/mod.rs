@@ -32,7 +32,7 @@ mod verdicts;
 mod tests;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, mpsc},
     thread,
 };
@@ -40,7 +40,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags, Transaction};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::{FaultKind, OpenError, StoreError};
+use crate::{FaultKind, OpenError, ReadsFrom, StoreError, StoreHealth};
 
 /// Reading connections.
 const READERS: usize = 3;
@@ -58,6 +58,7 @@ pub struct Sqlite {
     writes: Mutex<Option<mpsc::SyncSender<Job>>>,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     readers: Arc<Readers>,
+    path: PathBuf,
 }
 
 struct Readers {
@@ -88,6 +89,7 @@ impl Sqlite {
             writes: Mutex::new(Some(writes)),
             writer: Mutex::new(Some(writer)),
             readers: Arc::new(Readers { idle: Mutex::new(idle), free: Semaphore::new(READERS) }),
+            path: path.to_owned(),
         })
     }
 
@@ -157,6 +159,24 @@ impl Sqlite {
             let mut statement = connection.prepare("pragma quick_check(20)")?;
             let complaints = statement.query_map([], |row| row.get::<_, String>(0))?;
             complaints.filter(|complaint| complaint.as_ref().map_or(true, |text| text != "ok")).collect()
+        })
+        .await
+    }
+
+    /// Looks whether the file can be read, and how it stands.
+    pub async fn health(&self) -> Result<StoreHealth, StoreError> {
+        let place = self.path.display().to_string();
+        self.read("look at the database", move |connection| {
+            Ok(StoreHealth {
+                backend: "sqlite",
+                place,
+                version: rusqlite::version().to_owned(),
+                is_too_old: false,
+                schema: connection.pragma_query_value(None, "user_version", |row| row.get(0))?,
+                is_primary: true,
+                reads: ReadsFrom::default(),
+                replicas: Vec::new(),
+            })
         })
         .await
     }
