@@ -24,6 +24,10 @@ pub struct Arguments {
 pub enum Command {
     /// Run everything on this machine: metrics, probe, pipeline, verdicts, dashboard.
     Up(Up),
+    /// Take events in, as one of several, for records and a stream that others share.
+    Ingest(Up),
+    /// Count events, as one of several, from a stream and into records that others share.
+    Aggregator(Up),
     /// Be a node of a cluster: found, linked, its metrics reported.
     Agent(Agent),
     /// Be found and linked, and nothing more: for machines that only have to be known.

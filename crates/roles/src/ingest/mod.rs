@@ -98,6 +98,8 @@ pub struct Counters {
     pub rejected: AtomicU64,
     /// Requests turned away because of rate or load.
     pub turned_away: AtomicU64,
+    /// Time that requests waited for the queue, µs.
+    pub append_us: AtomicU64,
 }
 
 /// The ingest role.
@@ -162,7 +164,11 @@ impl Ingest {
         }
         let records = self.records(now_ms, &mut parts);
         if !records.is_empty() {
-            self.queue.append(records).await.map_err(|error| match error {
+            let started = std::time::Instant::now();
+            let appended = self.queue.append(records).await;
+            let waited_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.counters.append_us.fetch_add(waited_us, Ordering::Relaxed);
+            appended.map_err(|error| match error {
                 AppendError::Full { .. } | AppendError::Unavailable { .. } => {
                     IngestError::Overloaded { reason: error.to_string(), retry_after_ms: 5_000 }
                 }

@@ -97,7 +97,8 @@ pub fn router() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .routes(routes!(access::revoke_token))
         .routes(routes!(access::audit))
         .split_for_parts();
-    let events = OpenApiRouter::<Arc<State>>::default().routes(routes!(events::accept)).split_for_parts().1;
+    let events =
+        OpenApiRouter::<Arc<events::Gate>>::default().routes(routes!(events::accept)).split_for_parts().1;
     document.merge(events);
     let served = document.clone();
     let router = router
