@@ -22,10 +22,21 @@ const PASSWORD_CHECKS_MAX: usize = 1;
 /// Settings of the HTTP side.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// How long one-minute windows are kept, days: an older event cannot be counted after all.
+    pub minute_days: u64,
     /// How long a session lives without being used, s.
     pub session_ttl_s: u64,
     /// Whether plain HTTP is answered from elsewhere than this machine.
     pub allow_plaintext: bool,
+}
+
+impl Settings {
+    /// The oldest event that can still be counted after all: a day younger than what is dropped.
+    pub fn replay_from_ms(&self, now_ms: UnixMs) -> UnixMs {
+        const DAY_MS: i64 = 24 * 3_600_000;
+        let days = i64::try_from(self.minute_days.saturating_sub(1)).unwrap_or(i64::MAX / DAY_MS);
+        now_ms.saturating_sub(days.saturating_mul(DAY_MS))
+    }
 }
 
 /// Finds the address under which a machine that was heard is dialled: where its datagrams come from, with the

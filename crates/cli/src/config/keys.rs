@@ -47,6 +47,12 @@ impl Key {
         format!("{}-{}", self.section, self.name).replace('_', "-")
     }
 
+    /// Whether it can be given as a flag. A secret cannot, since every user of the machine can read other
+    /// people's command lines; an address that only may hold one can.
+    pub fn has_flag(&self) -> bool {
+        !self.is_secret() || self.short_flag.is_some()
+    }
+
     /// Whether its value must not be seen by others.
     pub fn is_secret(&self) -> bool {
         matches!(self.field, Field::Secret { .. })

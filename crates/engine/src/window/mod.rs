@@ -123,6 +123,11 @@ pub enum DeadReason {
 }
 
 impl DeadReason {
+    /// The reason of a word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::TooLate, Self::TooManyWindows].into_iter().find(|reason| reason.as_str() == word)
+    }
+
     /// A stable word for it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -132,7 +132,7 @@ impl Fixture {
             is_discovering: false,
             sweep: Vec::new(),
             certificate_fingerprint: "00".into(),
-            settings: state::Settings { session_ttl_s: 3600, allow_plaintext: false },
+            settings: state::Settings { minute_days: 30, session_ttl_s: 3600, allow_plaintext: false },
             stop: Default::default(),
             trust: Some(trust),
             thresholds: Thresholds::default(),

@@ -168,6 +168,7 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         cluster_name: config.cluster.name.clone(),
         certificate_fingerprint: identity.fingerprint.clone(),
         settings: state::Settings {
+            minute_days: config.aggregator.rollup_days,
             session_ttl_s: config.sessions.ttl_s,
             allow_plaintext: config.tls.plaintext == Plaintext::Allow,
         },
