@@ -440,6 +440,7 @@ mod tests {
             client_id: client_id.clone(),
             epoch: 7,
             ranges: vec![(4, 4)],
+            edges: Vec::new(),
             max_ts_ms: 0,
             too_late: 0,
         };

@@ -190,6 +190,10 @@ pub struct SeenRanges {
     pub epoch: u64,
     /// Closed ranges, ascending, never touching.
     pub ranges: Vec<(u64, u64)>,
+    /// Event times at the first and last number of each range, as far as known, so that a gap has a place in
+    /// time; empty where an older version wrote the row.
+    #[serde(default)]
+    pub edges: Vec<(UnixMs, UnixMs)>,
     /// Newest event time of the probe in this epoch: its watermark.
     pub max_ts_ms: UnixMs,
     /// Events that were too old to be counted.

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use caelum_drivers::clock::Clock;
+use caelum_model::rollup::MINUTE_MS;
 use caelum_store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
@@ -47,7 +48,7 @@ impl Keeper {
         self.store.sweep_keys(now_ms).await?;
         self.store.drop_node_points(ago(self.history_hours)).await?;
         let rollups_from_ms = ago(self.rollup_days.saturating_mul(24));
-        while self.store.drop_rollups(rollups_from_ms, ROWS_A_WRITE).await? == ROWS_A_WRITE {}
+        while self.store.drop_rollups(MINUTE_MS, rollups_from_ms, ROWS_A_WRITE).await? == ROWS_A_WRITE {}
         self.store.drop_diagnoses(ago(self.verdict_days.saturating_mul(24))).await?;
         self.store.drop_pairs(rollups_from_ms).await?;
         Ok(())

@@ -1,32 +1,101 @@
-//! Durable records: nodes, samples, targets, people, tokens, enrolments, rollups, verdicts.
+//! Durable records: nodes, samples, targets, people, tokens, enrolments, partitions, rollups, verdicts.
 //!
 //! Only this crate speaks SQL. It keeps what it is given and decides nothing: which rows change is the
 //! engine's word, when they are written is a role's.
 //!
-//! One backend so far, SQLite in [`sqlite`], a file a noun: `nodes`, `targets`, `people`, `enrolments`, `rollups`,
-//! `verdicts`, `coordination`, `settings`. Shapes that callers pass in and get back are in [`query`].
+//! [`Store`] is what callers hold. Behind it is a backend, [`sqlite`], a file a noun: `nodes`, `targets`,
+//! `people`, `enrolments`, `partitions`, `rollups`, `seen`, `tiers`, `dead_letters`, `verdicts`, `coordination`,
+//! `settings`. The list of everything a backend must do is [`records`]. Shapes that callers pass in and get
+//! back are in [`query`].
 
 #![deny(missing_docs)]
 
+mod address;
+mod health;
 pub mod query;
+mod records;
 pub mod sqlite;
 
+use std::path::Path;
+
+pub use address::{Address, InvalidAddress, PostgresAddress};
+pub use health::{Place, ReadsFrom, ReplicaHealth, StoreHealth};
 pub use query::{
-    AdmitOutcome, CommitOutcome, DeadLetter, Ownership, PipelineTotals, ProbeSummary, RevisedRollup,
-    RollupQuery, WindowCommit,
+    AdmitOutcome, AggregatorBeat, AggregatorRound, CommitOutcome, DeadLetter, DeadLetterCount,
+    DeadLetterQuery, DeadLetterState, Ownership, PartitionStatus, PipelineTotals, ProbeSummary,
+    RevisedRollup, RollupQuery, StaleTier, TierCommit, WindowCommit,
 };
-pub use sqlite::Store;
+
+/// What a backend said, whatever it is.
+type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Handle to the records; cheap to share behind an [`std::sync::Arc`]. What it can do is listed in `records`.
+pub struct Store {
+    backend: Backend,
+}
+
+enum Backend {
+    Sqlite(sqlite::Sqlite),
+}
+
+impl Store {
+    /// Opens a database file, makes it if it is not there, and brings its schema up to date.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Ok(Self { backend: Backend::Sqlite(sqlite::Sqlite::open(path)?) })
+    }
+
+    /// Opens the records at an address and brings their schema up to date.
+    ///
+    /// A server that cannot be reached now answers [`OpenError::Away`]: the same call may succeed later. Once
+    /// open, a store outlives any absence of its server: calls fail as transient until it is back.
+    pub async fn connect(address: &Address) -> Result<Self, OpenError> {
+        match address {
+            Address::Sqlite(path) => Self::open(path),
+            Address::Postgres(address) => Err(OpenError::Away {
+                place: address.to_string(),
+                source: "this build has no backend for it".into(),
+            }),
+        }
+    }
+
+    /// Where answers that may be a little old come from just now. Asks nobody: it is what was found last.
+    pub fn reads(&self) -> ReadsFrom {
+        match &self.backend {
+            Backend::Sqlite(_) => ReadsFrom::default(),
+        }
+    }
+
+    /// Waits until every accepted write is durable and closes. Later calls answer `Closed`.
+    pub fn close(&self) {
+        match &self.backend {
+            Backend::Sqlite(sqlite) => sqlite.close(),
+        }
+    }
+}
+
+/// What kind of refusal it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// A row with that key or unique value is there already.
+    Conflict,
+    /// The same call may succeed later without anybody changing anything: busy, disk full, away.
+    Transient,
+    /// It will not.
+    Lasting,
+}
 
 /// Why an operation on the store did not happen. Nothing of a failed write is left behind.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database refused; the transaction was rolled back.
     #[error("failed to {operation}")]
-    Sql {
+    Backend {
         /// What was tried.
         operation: &'static str,
+        /// What kind of refusal.
+        kind: FaultKind,
         /// What the database said.
-        source: rusqlite::Error,
+        source: BoxedError,
     },
     /// A stored document no longer reads as what it was.
     #[error("failed to {operation}: the stored document is damaged")]
@@ -53,49 +122,51 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same call may succeed later without anybody changing anything.
     pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Sql { source, .. } => matches!(
-                source.sqlite_error_code(),
-                Some(
-                    rusqlite::ErrorCode::DatabaseBusy
-                        | rusqlite::ErrorCode::DatabaseLocked
-                        | rusqlite::ErrorCode::DiskFull
-                        | rusqlite::ErrorCode::SystemIoFailure
-                )
-            ),
-            Self::Document { .. } | Self::Closed { .. } | Self::Exists { .. } => false,
-        }
+        matches!(self, Self::Backend { kind: FaultKind::Transient, .. })
+    }
+
+    /// Whether a row with that key or unique value is there already.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Backend { kind: FaultKind::Conflict, .. })
     }
 }
 
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The file could not be opened or set up.
-    #[error("failed to open the database {path}")]
+    /// The database could not be opened or set up.
+    #[error("failed to open the database {place}")]
     Open {
         /// Where it is.
-        path: String,
+        place: String,
         /// What the database said.
-        source: rusqlite::Error,
+        source: BoxedError,
+    },
+    /// The server cannot be reached, or is not ready; the same call may succeed later.
+    #[error("failed to reach the database {place}")]
+    Away {
+        /// Where it is.
+        place: String,
+        /// What happened.
+        source: BoxedError,
     },
     /// A step of the schema failed; the steps before it stand.
-    #[error("failed to bring the database {path} to schema {version}")]
+    #[error("failed to bring the database {place} to schema {version}")]
     Migrate {
         /// Where it is.
-        path: String,
+        place: String,
         /// Which step.
         version: u32,
         /// What the database said.
-        source: rusqlite::Error,
+        source: BoxedError,
     },
-    /// A newer Caelum wrote this file.
+    /// A newer Caelum wrote this database.
     #[error(
-        "the database {path} has schema {found}, newer than the {known} this version knows; run the newer version"
+        "the database {place} has schema {found}, newer than the {known} this version knows; run the newer version"
     )]
     TooNew {
         /// Where it is.
-        path: String,
+        place: String,
         /// Schema found.
         found: u32,
         /// Newest schema known here.

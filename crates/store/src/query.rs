@@ -2,6 +2,7 @@
 
 use caelum_model::{
     UnixMs,
+    event::Family,
     id::{ClientId, Offset, PartitionId},
     rollup::{Rollup, RollupKey, SeenRanges},
 };
@@ -15,6 +16,8 @@ pub struct RollupQuery {
     pub client_id: Option<String>,
     /// Only this target URL.
     pub target: Option<String>,
+    /// Only this IP version.
+    pub family: Option<Family>,
     /// Windows that start at or after.
     pub from_ms: Option<UnixMs>,
     /// Windows that start before.
@@ -43,17 +46,142 @@ pub struct Ownership {
     pub offset: Offset,
 }
 
+/// A partition as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// Which.
+    pub partition: PartitionId,
+    /// Who owns it; empty where it was given up.
+    pub owner: String,
+    /// Grows with each change of owner.
+    pub fence: u64,
+    /// Everything through here is in the rows.
+    pub offset: Offset,
+    /// Distinct events counted.
+    pub counted: u64,
+    /// Duplicates left out.
+    pub duplicates: u64,
+    /// Events too old to be counted.
+    pub too_late: u64,
+}
+
+/// A sign of life of an aggregator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AggregatorBeat {
+    /// Who.
+    pub owner: String,
+    /// Grows with each sign.
+    pub beat: u64,
+    /// What it says of itself, a JSON document.
+    pub document: String,
+}
+
+/// What an aggregator learns when it beats.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AggregatorRound {
+    /// Everybody who has ever beaten and was not forgotten, by name.
+    pub members: Vec<AggregatorBeat>,
+    /// The partitions that were ever owned, by number.
+    pub partitions: Vec<PartitionStatus>,
+}
+
 /// An event that was kept aside instead of being counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
+    /// Grows; given by the store, 0 before that.
+    pub id: i64,
+    /// Whose owner kept it.
+    pub partition: PartitionId,
+    /// When it was kept aside.
+    pub kept_at_ms: UnixMs,
     /// The probe.
     pub client_id: ClientId,
     /// When it was measured.
     pub ts_ms: UnixMs,
     /// Why it was not counted.
     pub reason: String,
+    /// What became of it.
+    pub state: DeadLetterState,
     /// The event as JSON.
     pub document: String,
+}
+
+/// What became of an event that was kept aside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeadLetterState {
+    /// It lies there.
+    #[default]
+    Kept,
+    /// It is to be counted after all.
+    Requested,
+    /// It is counted.
+    Replayed,
+}
+
+impl DeadLetterState {
+    /// Its word, stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Requested => "requested",
+            Self::Replayed => "replayed",
+        }
+    }
+
+    /// The state of a word; one written by a newer version counts as kept.
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "requested" => Self::Requested,
+            "replayed" => Self::Replayed,
+            _ => Self::Kept,
+        }
+    }
+}
+
+/// Which dead letters to read, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct DeadLetterQuery {
+    /// Only those before this one (the cursor of a list).
+    pub before_id: Option<i64>,
+    /// Only of this probe.
+    pub client_id: Option<String>,
+    /// Only for this reason.
+    pub reason: Option<String>,
+    /// Only in this state.
+    pub state: Option<DeadLetterState>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// How many dead letters there are of a kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetterCount {
+    /// Why they were not counted.
+    pub reason: String,
+    /// What became of them.
+    pub state: DeadLetterState,
+    /// How many.
+    pub count: u64,
+}
+
+/// A longer window that must be merged again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaleTier {
+    /// Which.
+    pub key: RollupKey,
+    /// Grows with each change in it; a mark that has grown since is not taken back.
+    pub mark: i64,
+}
+
+/// Longer windows, merged. Either all of it is stored or nothing.
+#[derive(Clone, Debug, Default)]
+pub struct TierCommit {
+    /// Rows, each replacing what is stored under its key.
+    pub rollups: Vec<Rollup>,
+    /// Marks that were worked off.
+    pub done: Vec<StaleTier>,
+    /// Longer windows that hold these, to be merged again in turn.
+    pub stale: Vec<RollupKey>,
 }
 
 /// Everything an aggregator changes at once. Either all of it is stored or nothing.
@@ -67,8 +195,12 @@ pub struct WindowCommit {
     pub new_ids: Vec<([u8; 16], i64)>,
     /// Ids received in minutes before this one are forgotten.
     pub forget_ids_before_minute: Option<i64>,
+    /// Longer windows that hold a changed row.
+    pub stale_tiers: Vec<RollupKey>,
     /// Events kept aside.
     pub dead_letters: Vec<DeadLetter>,
+    /// Dead letters that this commit counts after all.
+    pub replayed: Vec<i64>,
     /// Distinct events counted in this commit.
     pub counted: u64,
     /// Duplicates left out in this commit.
@@ -131,4 +263,31 @@ pub struct PipelineTotals {
     pub duplicates: u64,
     /// Events too old to be counted.
     pub too_late: u64,
+}
+
+/// Sums the epochs of each probe up. Rows come ordered by probe.
+pub(crate) fn summarise_probes(rows: Vec<(PartitionId, SeenRanges)>) -> Vec<ProbeSummary> {
+    let mut probes: Vec<ProbeSummary> = Vec::new();
+    for (partition, seen) in rows {
+        let counted: u64 = seen.ranges.iter().map(|(first, last)| last - first + 1).sum();
+        let expected = seen.ranges.last().map_or(0, |(_, last)| *last);
+        let summary = ProbeSummary {
+            client_id: seen.client_id,
+            partition,
+            last_event_ms: seen.max_ts_ms,
+            counted,
+            missing: expected.saturating_sub(counted),
+            too_late: seen.too_late,
+        };
+        match probes.last_mut() {
+            Some(before) if before.client_id == summary.client_id => {
+                before.last_event_ms = before.last_event_ms.max(summary.last_event_ms);
+                before.counted += summary.counted;
+                before.missing += summary.missing;
+                before.too_late += summary.too_late;
+            }
+            _ => probes.push(summary),
+        }
+    }
+    probes
 }

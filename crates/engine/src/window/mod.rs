@@ -38,6 +38,7 @@ mod cell;
 mod seen;
 #[cfg(test)]
 mod tests;
+pub mod tier;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -131,6 +132,17 @@ impl DeadReason {
     }
 }
 
+/// An event that was kept aside and is to be counted after all.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replay {
+    /// Its number in the store.
+    pub id: i64,
+    /// The probe.
+    pub client_id: ClientId,
+    /// The event.
+    pub event: Event,
+}
+
 /// Everything that changed since the last commit, to be stored at once.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Changes {
@@ -144,6 +156,10 @@ pub struct Changes {
     pub forget_ids_before_minute: Option<i64>,
     /// Events not counted.
     pub dead: Vec<Dead>,
+    /// Events kept aside before that are counted now, by their numbers in the store.
+    pub replayed: Vec<i64>,
+    /// Longer windows that hold a changed row.
+    pub stale_tiers: Vec<RollupKey>,
     /// Events counted.
     pub counted: u64,
     /// Events left out because they had been counted.
@@ -240,6 +256,30 @@ impl Partition {
         Ok(())
     }
 
+    /// Counts events that were kept aside, whatever their age. Their numbers and ids count as seen since they
+    /// were kept; what keeps each from being counted twice is that its mark in the store changes in the same
+    /// commit. Where rows are missing nothing has changed.
+    pub fn replay(&mut self, replays: &[Replay]) -> Result<(), Missing> {
+        let mut missing: Vec<RollupKey> = replays
+            .iter()
+            .filter(|replay| window_start(replay.event.ts_ms) < self.resident_from_ms)
+            .filter_map(|replay| self.missing_row(&replay.client_id, &replay.event))
+            .collect();
+        missing.sort_unstable();
+        missing.dedup();
+        if !missing.is_empty() {
+            return Err(Missing(missing));
+        }
+        for replay in replays {
+            let event = &replay.event;
+            self.cell_of(&replay.client_id, &event.target, window_start(event.ts_ms), event.family)
+                .count(event);
+            self.pending.counted += 1;
+            self.pending.replayed.push(replay.id);
+        }
+        Ok(())
+    }
+
     /// Rows that [`Partition::fold`] asked for, as far as they are stored.
     pub fn provide(&mut self, asked: &Missing, found: &[Rollup]) -> Result<(), DecodeError> {
         for rollup in found {
@@ -291,6 +331,7 @@ impl Partition {
                 }
             }
         }
+        changes.stale_tiers = tier::wholes_of(&changes.rollups);
         (changes.new_ids, changes.forget_ids_before_minute) = self.ids.take_changes(&self.config);
         changes
     }
@@ -311,6 +352,11 @@ impl Partition {
         self.windows = windows;
     }
 
+    /// Whether events that were kept aside are counted and not stored yet.
+    pub fn has_replays(&self) -> bool {
+        !self.pending.replayed.is_empty()
+    }
+
     /// Windows in memory.
     pub fn windows(&self) -> usize {
         self.windows
@@ -324,26 +370,29 @@ impl Partition {
                 if window_start_ms >= self.resident_from_ms || self.is_too_late(batch.recv_ts_ms, event) {
                     continue;
                 }
-                let place = (window_start_ms, event.family);
-                let is_resident = self
-                    .clients
-                    .get(&from.client_id)
-                    .and_then(|client| client.targets.get(event.target.as_str()))
-                    .is_some_and(|cells| cells.contains_key(&place));
-                if !is_resident {
-                    missing.push(RollupKey {
-                        width_ms: MINUTE_MS,
-                        window_start_ms,
-                        client_id: from.client_id.clone(),
-                        target: event.target.clone(),
-                        family: event.family,
-                    });
-                }
+                missing.extend(self.missing_row(&from.client_id, event));
             }
         }
         missing.sort_unstable();
         missing.dedup();
         missing
+    }
+
+    /// The row that an event belongs to, if it is not in memory.
+    fn missing_row(&self, client_id: &ClientId, event: &Event) -> Option<RollupKey> {
+        let place = (window_start(event.ts_ms), event.family);
+        let is_resident = self
+            .clients
+            .get(client_id)
+            .and_then(|client| client.targets.get(event.target.as_str()))
+            .is_some_and(|cells| cells.contains_key(&place));
+        (!is_resident).then(|| RollupKey {
+            width_ms: MINUTE_MS,
+            window_start_ms: place.0,
+            client_id: client_id.clone(),
+            target: event.target.clone(),
+            family: event.family,
+        })
     }
 
     fn is_too_late(&self, recv_ts_ms: UnixMs, event: &Event) -> bool {
@@ -356,11 +405,11 @@ impl Partition {
         let client = self.clients.entry(from.client_id.clone()).or_default();
         client.received_at_ms = client.received_at_ms.max(recv_ts_ms);
         for position in &from.refused {
-            client.probe(position.epoch).see(position.seq);
+            client.probe(position.epoch).see(position.seq, None);
         }
         for event in &from.events {
             let is_new = match event.seq {
-                Some(position) => client.probe(position.epoch).see(position.seq),
+                Some(position) => client.probe(position.epoch).see(position.seq, Some(event.ts_ms)),
                 None => self.ids.see(*event.event_id.as_bytes(), recv_ts_ms.div_euclid(MINUTE_MS)),
             };
             if !is_new {

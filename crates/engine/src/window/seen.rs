@@ -1,16 +1,21 @@
 //! What has been counted: ranges of sequence numbers a probe and epoch, and ids of events without them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use caelum_model::{UnixMs, id::ClientId, rollup::SeenRanges};
 
 use super::Config;
-use crate::ranges::RangeSet;
+use crate::ranges::{GAPS_MAX, RangeSet};
+
+/// Most times of range ends kept; twice what the set of ranges can hold.
+const EDGES_MAX: usize = 2 * (GAPS_MAX + 2);
 
 /// One epoch of one probe.
 #[derive(Debug, Default)]
 pub(super) struct Probe {
     pub(super) ranges: RangeSet,
+    /// Event times of the numbers at the ends of ranges, where known: they place gaps in time.
+    edges: BTreeMap<u64, UnixMs>,
     max_ts_ms: UnixMs,
     too_late: u64,
     is_dirty: bool,
@@ -18,19 +23,62 @@ pub(super) struct Probe {
 
 impl Probe {
     pub(super) fn of(seen: &SeenRanges) -> Self {
+        let ends = seen.ranges.iter().zip(&seen.edges);
+        let edges = ends
+            .flat_map(|((first, last), (first_ms, last_ms))| [(*first, *first_ms), (*last, *last_ms)])
+            .collect();
         Self {
             ranges: RangeSet::of(&seen.ranges),
+            edges,
             max_ts_ms: seen.max_ts_ms,
             too_late: seen.too_late,
             is_dirty: false,
         }
     }
 
-    /// Marks a number as seen. Answers false if it was.
-    pub(super) fn see(&mut self, seq: u64) -> bool {
+    /// Marks a number as seen, with the time of its event where there is one. Answers false if it was.
+    pub(super) fn see(&mut self, seq: u64, ts_ms: Option<UnixMs>) -> bool {
         let is_new = self.ranges.insert(seq);
-        self.is_dirty |= is_new;
+        if is_new {
+            self.is_dirty = true;
+            if let Some(ts_ms) = ts_ms {
+                self.edges.insert(seq, ts_ms);
+            }
+            self.forget_inner_edges(seq);
+        }
         is_new
+    }
+
+    /// A number whose neighbours are both seen is not the end of a range any more.
+    fn forget_inner_edges(&mut self, seq: u64) {
+        for number in [seq.saturating_sub(1), seq, seq.saturating_add(1)] {
+            let is_inner = number > 0
+                && self.ranges.contains(number - 1)
+                && self.ranges.contains(number.saturating_add(1))
+                && self.ranges.contains(number);
+            if is_inner {
+                self.edges.remove(&number);
+            }
+        }
+        if self.edges.len() > EDGES_MAX {
+            // Gaps that were closed for want of room leave their ends behind.
+            let ends: std::collections::HashSet<u64> =
+                self.ranges.ranges().flat_map(|(first, last)| [first, last]).collect();
+            self.edges.retain(|number, _| ends.contains(number));
+        }
+    }
+
+    /// Event times at the ends of each range; where one is not known, the other stands for it.
+    fn edges(&self) -> Vec<(UnixMs, UnixMs)> {
+        let time = |number: u64| self.edges.get(&number).copied();
+        self.ranges
+            .ranges()
+            .map(|(first, last)| {
+                let (at_first, at_last) = (time(first), time(last));
+                let known = at_first.or(at_last).unwrap_or(self.max_ts_ms);
+                (at_first.unwrap_or(known), at_last.unwrap_or(known))
+            })
+            .collect()
     }
 
     pub(super) fn reach(&mut self, ts_ms: UnixMs) {
@@ -53,6 +101,7 @@ impl Probe {
             client_id: client_id.clone(),
             epoch,
             ranges: self.ranges.ranges().collect(),
+            edges: self.edges(),
             max_ts_ms: self.max_ts_ms,
             too_late: self.too_late,
         })

@@ -32,7 +32,8 @@ impl Scene {
     async fn open() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Arc::new(Store::open(&directory.path().join("caelum.db")).expect("opens"));
-        let owned = store.take_partition(PartitionId(0), "test".into()).await.expect("taken");
+        let owned =
+            store.take_partition(PartitionId(0), "test".into(), 0).await.expect("asked").expect("taken");
         let clock = Arc::new(ManualClock::new(START_MS));
         Self { _directory: directory, store, clock, bus: Bus::default(), owned }
     }

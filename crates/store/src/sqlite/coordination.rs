@@ -3,10 +3,10 @@
 use caelum_model::UnixMs;
 use rusqlite::{OptionalExtension, params};
 
-use super::Store;
+use super::Sqlite;
 use crate::StoreError;
 
-impl Store {
+impl Sqlite {
     /// Stores a value that is gone at `expires_at_ms`, whatever was under the key before.
     pub async fn put_key(&self, key: String, value: String, expires_at_ms: UnixMs) -> Result<(), StoreError> {
         self.write("store a key", move |transaction| {

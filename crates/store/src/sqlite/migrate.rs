@@ -8,22 +8,26 @@ use rusqlite::Connection;
 
 use crate::OpenError;
 
-const STEPS: &[&str] = &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql")];
+const STEPS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+    include_str!("migrations/0003.sql"),
+];
 
 pub(super) fn run(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
     let shown = || path.display().to_string();
     let found: u32 = connection
         .pragma_query_value(None, "user_version", |row| row.get(0))
-        .map_err(|source| OpenError::Open { path: shown(), source })?;
+        .map_err(|source| OpenError::Open { place: shown(), source: Box::new(source) })?;
     let known = u32::try_from(STEPS.len()).expect("there are few steps");
     if found > known {
-        return Err(OpenError::TooNew { path: shown(), found, known });
+        return Err(OpenError::TooNew { place: shown(), found, known });
     }
     for (step, version) in STEPS.iter().zip(1u32..).skip(found as usize) {
         apply(connection, step, version).map_err(|source| OpenError::Migrate {
-            path: shown(),
+            place: shown(),
             version,
-            source,
+            source: Box::new(source),
         })?;
     }
     Ok(())

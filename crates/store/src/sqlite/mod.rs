@@ -15,20 +15,24 @@
 //! It reads no clock and chooses no ids: both come in with the call.
 
 mod coordination;
+mod dead_letters;
 mod enrolments;
 mod migrate;
 mod nodes;
+mod partitions;
 mod people;
 mod rollups;
+mod seen;
 mod settings;
 mod targets;
+mod tiers;
 mod verdicts;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, mpsc},
     thread,
 };
@@ -36,7 +40,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags, Transaction};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::{OpenError, StoreError};
+use crate::{FaultKind, OpenError, ReadsFrom, StoreError, StoreHealth};
 
 /// Reading connections.
 const READERS: usize = 3;
@@ -50,10 +54,11 @@ type Job = Box<dyn FnOnce(&Transaction<'_>) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Result<(), &rusqlite::Error>) + Send>;
 
 /// Handle to the store; cheap to share behind an [`Arc`].
-pub struct Store {
+pub struct Sqlite {
     writes: Mutex<Option<mpsc::SyncSender<Job>>>,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
     readers: Arc<Readers>,
+    path: PathBuf,
 }
 
 struct Readers {
@@ -61,10 +66,10 @@ struct Readers {
     free: Semaphore,
 }
 
-impl Store {
+impl Sqlite {
     /// Opens the database file, makes it if it is not there, and brings its schema up to date.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let open = |source| OpenError::Open { path: path.display().to_string(), source };
+        let open = |source| OpenError::Open { place: path.display().to_string(), source: Box::new(source) };
         let mut connection = Connection::open(path).map_err(open)?;
         prepare(&connection).map_err(open)?;
         migrate::run(&mut connection, path)?;
@@ -84,6 +89,7 @@ impl Store {
             writes: Mutex::new(Some(writes)),
             writer: Mutex::new(Some(writer)),
             readers: Arc::new(Readers { idle: Mutex::new(idle), free: Semaphore::new(READERS) }),
+            path: path.to_owned(),
         })
     }
 
@@ -99,8 +105,8 @@ impl Store {
             Box::new(move |committed| {
                 let result = match (outcome, committed) {
                     (Ok(value), Ok(())) => Ok(value),
-                    (Err(source), _) => Err(StoreError::Sql { operation, source }),
-                    (Ok(_), Err(error)) => Err(StoreError::Sql { operation, source: copy_of(error) }),
+                    (Err(source), _) => Err(fault(operation, source)),
+                    (Ok(_), Err(error)) => Err(fault(operation, copy_of(error))),
                 };
                 // The caller may have gone away; the write stands all the same.
                 drop(reply.send(result));
@@ -142,7 +148,7 @@ impl Store {
             .ok()?
         };
         match joined.await {
-            Some(result) => result.map_err(|source| StoreError::Sql { operation, source }),
+            Some(result) => result.map_err(|source| fault(operation, source)),
             None => Err(StoreError::Closed { operation }),
         }
     }
@@ -153,6 +159,24 @@ impl Store {
             let mut statement = connection.prepare("pragma quick_check(20)")?;
             let complaints = statement.query_map([], |row| row.get::<_, String>(0))?;
             complaints.filter(|complaint| complaint.as_ref().map_or(true, |text| text != "ok")).collect()
+        })
+        .await
+    }
+
+    /// Looks whether the file can be read, and how it stands.
+    pub async fn health(&self) -> Result<StoreHealth, StoreError> {
+        let place = self.path.display().to_string();
+        self.read("look at the database", move |connection| {
+            Ok(StoreHealth {
+                backend: "sqlite",
+                place,
+                version: rusqlite::version().to_owned(),
+                is_too_old: false,
+                schema: connection.pragma_query_value(None, "user_version", |row| row.get(0))?,
+                is_primary: true,
+                reads: ReadsFrom::default(),
+                replicas: Vec::new(),
+            })
         })
         .await
     }
@@ -170,7 +194,7 @@ impl Store {
     }
 }
 
-impl Drop for Store {
+impl Drop for Sqlite {
     fn drop(&mut self) {
         self.close();
     }
@@ -296,13 +320,19 @@ fn copy_of(error: &rusqlite::Error) -> rusqlite::Error {
     }
 }
 
-/// Whether a write failed because a row with that key or unique value is there already.
-fn is_conflict(error: &StoreError) -> bool {
-    matches!(
-        error,
-        StoreError::Sql { source, .. }
-            if source.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation)
-    )
+/// What the database said, in the store's own words.
+fn fault(operation: &'static str, source: rusqlite::Error) -> StoreError {
+    let kind = match source.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::ConstraintViolation) => FaultKind::Conflict,
+        Some(
+            rusqlite::ErrorCode::DatabaseBusy
+            | rusqlite::ErrorCode::DatabaseLocked
+            | rusqlite::ErrorCode::DiskFull
+            | rusqlite::ErrorCode::SystemIoFailure,
+        ) => FaultKind::Transient,
+        _ => FaultKind::Lasting,
+    };
+    StoreError::Backend { operation, kind, source: Box::new(source) }
 }
 
 /// Writes a document; domain values always have a JSON form.
@@ -325,4 +355,9 @@ fn parse_id<T: std::str::FromStr<Err = caelum_model::id::InvalidId>>(
     text.parse().map_err(|error: caelum_model::id::InvalidId| {
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
     })
+}
+
+/// Counters are stored as signed integers and never negative.
+fn unsigned(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    Ok(row.get::<_, i64>(column)?.unsigned_abs())
 }

@@ -7,10 +7,10 @@ use caelum_model::{
 };
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{Store, from_json, to_json};
+use super::{Sqlite, from_json, to_json};
 use crate::StoreError;
 
-impl Store {
+impl Sqlite {
     /// Stores a node, and the point its sample gives, in one write.
     pub async fn put_node(&self, node: Node, point: Option<NodePoint>) -> Result<(), StoreError> {
         self.write("store a node", move |transaction| {

@@ -6,13 +6,13 @@ use caelum_model::{
 };
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{Store, from_json, is_conflict, to_json};
+use super::{Sqlite, from_json, to_json};
 use crate::StoreError;
 
 const TOKEN_COLUMNS: &str =
     "token_id, name, secret_sha256, scopes, binding, created_at_ms, expires_at_ms, revoked_at_ms";
 
-impl Store {
+impl Sqlite {
     /// Stores a user, replacing one of the same name.
     pub async fn put_user(&self, user: User) -> Result<(), StoreError> {
         self.write("store a user", move |transaction| {
@@ -71,7 +71,7 @@ impl Store {
         })
         .await
         .map_err(|error| {
-            if is_conflict(&error) { StoreError::Exists { what: format!("the token {name}") } } else { error }
+            if error.is_conflict() { StoreError::Exists { what: format!("the token {name}") } } else { error }
         })
     }
 

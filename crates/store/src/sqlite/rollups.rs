@@ -3,19 +3,16 @@
 use caelum_model::{
     UnixMs,
     event::Family,
-    id::{ClientId, Offset, PartitionId},
-    rollup::{MINUTE_MS, Measure, Rollup, RollupKey, RollupState, SeenRanges},
+    id::{Offset, PartitionId},
+    rollup::{MINUTE_MS, Measure, Rollup, RollupKey, RollupState},
 };
 use rusqlite::{OptionalExtension, Row, Transaction, params, params_from_iter, types::Value};
 
-use super::{Store, from_json, parse_id, to_json};
-use crate::{
-    CommitOutcome, DeadLetter, Ownership, PipelineTotals, ProbeSummary, RevisedRollup, RollupQuery,
-    StoreError, WindowCommit,
+use super::{
+    Sqlite, dead_letters::put_dead_letters, from_json, parse_id, seen::put_seen, tiers::mark_stale, to_json,
+    unsigned,
 };
-
-/// Events kept aside; older ones go first.
-const DEAD_LETTERS_MAX: i64 = 100_000;
+use crate::{CommitOutcome, Ownership, RevisedRollup, RollupQuery, StoreError, WindowCommit};
 
 const COLUMNS: &str = "width_ms, window_start_ms, client_id, target, family, partition, count_total, \
     count_success, count_error, errors_by_stage, errors_by_class, dns, tcp, tls, ttfb, total, throughput, \
@@ -23,39 +20,7 @@ const COLUMNS: &str = "width_ms, window_start_ms, client_id, target, family, par
 /// Column of the first distribution; the others follow in the order of [`Measure::ALL`].
 const FIRST_DISTRIBUTION: usize = 11;
 
-impl Store {
-    /// Takes a partition for a new owner: the fence grows, so that the owner before can commit nothing more.
-    pub async fn take_partition(
-        &self,
-        partition: PartitionId,
-        owner: String,
-    ) -> Result<Ownership, StoreError> {
-        self.write("take a partition", move |transaction| {
-            transaction.execute(
-                "insert into partitions (partition, owner, fence, offset) values (?1, ?2, 1, 0)
-                 on conflict (partition) do update set owner = excluded.owner, fence = fence + 1",
-                params![partition.0, owner],
-            )?;
-            transaction.query_row(
-                "select fence, offset from partitions where partition = ?1",
-                params![partition.0],
-                |row| Ok(Ownership { fence: unsigned(row, 0)?, offset: Offset(unsigned(row, 1)?) }),
-            )
-        })
-        .await
-    }
-
-    /// How far each partition has got.
-    pub async fn partition_offsets(&self) -> Result<Vec<(PartitionId, Offset)>, StoreError> {
-        self.read("read partition offsets", |connection| {
-            connection
-                .prepare_cached("select partition, offset from partitions order by partition")?
-                .query_map([], |row| Ok((PartitionId(row.get(0)?), Offset(unsigned(row, 1)?))))?
-                .collect()
-        })
-        .await
-    }
-
+impl Sqlite {
     /// Stores what an aggregator changed, if it still owns the partition and the offset is where it left it.
     pub async fn commit_windows(
         &self,
@@ -85,7 +50,8 @@ impl Store {
             }
             put_rollups(transaction, &commit.rollups)?;
             put_seen(transaction, partition, &commit)?;
-            put_dead_letters(transaction, &commit.dead_letters)?;
+            mark_stale(transaction, partition, &commit.stale_tiers)?;
+            put_dead_letters(transaction, partition, &commit.dead_letters, &commit.replayed)?;
             Ok(CommitOutcome::Done)
         })
         .await
@@ -151,6 +117,39 @@ impl Store {
         .await
     }
 
+    /// Rows of a shorter length that lie in the given longer windows, in no particular order. Never stale.
+    pub async fn rollups_within(
+        &self,
+        wholes: Vec<RollupKey>,
+        part_width_ms: i64,
+    ) -> Result<Vec<Rollup>, StoreError> {
+        self.read("load parts of longer windows", move |connection| {
+            let mut statement = connection.prepare_cached(&format!(
+                "select {COLUMNS} from rollups where client_id = ?1 and target = ?2 and family = ?3
+                    and width_ms = ?4 and window_start_ms >= ?5 and window_start_ms < ?6"
+            ))?;
+            let mut found = Vec::new();
+            for whole in &wholes {
+                let rows = statement.query_map(
+                    params![
+                        whole.client_id.as_str(),
+                        whole.target,
+                        whole.family.number(),
+                        part_width_ms,
+                        whole.window_start_ms,
+                        whole.window_start_ms + whole.width_ms
+                    ],
+                    rollup_of,
+                )?;
+                for row in rows {
+                    found.push(row?);
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
     /// Rows that match a query.
     pub async fn rollups(&self, query: RollupQuery) -> Result<Vec<Rollup>, StoreError> {
         self.read("read rollups", move |connection| {
@@ -167,6 +166,9 @@ impl Store {
             }
             if let Some(target) = query.target {
                 and("target = ?", target.into());
+            }
+            if let Some(family) = query.family {
+                and("family = ?", i64::from(family.number()).into());
             }
             if let Some(from_ms) = query.from_ms {
                 and("window_start_ms >= ?", from_ms.into());
@@ -213,142 +215,27 @@ impl Store {
         .await
     }
 
-    /// Seen ranges of a partition.
-    pub async fn seen_ranges(&self, partition: PartitionId) -> Result<Vec<SeenRanges>, StoreError> {
-        self.read("load seen ranges", move |connection| {
-            connection
-                .prepare_cached(
-                    "select client_id, epoch, ranges, max_ts_ms, too_late from seen_ranges
-                     where partition = ?1",
-                )?
-                .query_map(params![partition.0], seen_of)?
-                .collect()
-        })
-        .await
-    }
-
-    /// Seen ranges of one probe.
-    pub async fn client_seen_ranges(
+    /// Forgets windows of a length that start before a time, at most `limit` rows a call; answers how many
+    /// went.
+    pub async fn drop_rollups(
         &self,
-        partition: PartitionId,
-        client_id: &ClientId,
-    ) -> Result<Vec<SeenRanges>, StoreError> {
-        let client_id = client_id.as_str().to_owned();
-        self.read("load seen ranges of a probe", move |connection| {
-            connection
-                .prepare_cached(
-                    "select client_id, epoch, ranges, max_ts_ms, too_late from seen_ranges
-                     where partition = ?1 and client_id = ?2",
-                )?
-                .query_map(params![partition.0, client_id], seen_of)?
-                .collect()
-        })
-        .await
-    }
-
-    /// Ids of counted events without a sequence number, with the minute they were received in.
-    pub async fn seen_ids(&self, partition: PartitionId) -> Result<Vec<([u8; 16], i64)>, StoreError> {
-        self.read("load seen ids", move |connection| {
-            connection
-                .prepare_cached("select event_id, recv_minute from seen_ids where partition = ?1")?
-                .query_map(params![partition.0], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect()
-        })
-        .await
-    }
-
-    /// What each probe has sent, by probe.
-    pub async fn probes(&self) -> Result<Vec<ProbeSummary>, StoreError> {
-        let rows: Vec<(u16, SeenRanges)> = self
-            .read("list probes", |connection| {
-                connection
-                    .prepare_cached(
-                        "select client_id, epoch, ranges, max_ts_ms, too_late, partition from seen_ranges
-                         order by client_id, epoch",
-                    )?
-                    .query_map([], |row| Ok((row.get(5)?, seen_of(row)?)))?
-                    .collect()
-            })
-            .await?;
-        let mut probes: Vec<ProbeSummary> = Vec::new();
-        for (partition, seen) in rows {
-            let counted: u64 = seen.ranges.iter().map(|(first, last)| last - first + 1).sum();
-            let expected = seen.ranges.last().map_or(0, |(_, last)| *last);
-            let summary = ProbeSummary {
-                client_id: seen.client_id,
-                partition: PartitionId(partition),
-                last_event_ms: seen.max_ts_ms,
-                counted,
-                missing: expected.saturating_sub(counted),
-                too_late: seen.too_late,
-            };
-            match probes.last_mut() {
-                Some(before) if before.client_id == summary.client_id => {
-                    before.last_event_ms = before.last_event_ms.max(summary.last_event_ms);
-                    before.counted += summary.counted;
-                    before.missing += summary.missing;
-                    before.too_late += summary.too_late;
-                }
-                _ => probes.push(summary),
-            }
-        }
-        Ok(probes)
-    }
-
-    /// Sums over all partitions.
-    pub async fn pipeline_totals(&self) -> Result<PipelineTotals, StoreError> {
-        self.read("sum up partitions", |connection| {
-            connection
-                .prepare_cached(
-                    "select coalesce(sum(counted), 0), coalesce(sum(duplicates), 0),
-                        coalesce(sum(too_late), 0) from partitions",
-                )?
-                .query_row([], |row| {
-                    Ok(PipelineTotals {
-                        counted: unsigned(row, 0)?,
-                        duplicates: unsigned(row, 1)?,
-                        too_late: unsigned(row, 2)?,
-                    })
-                })
-        })
-        .await
-    }
-
-    /// Events kept aside, newest first.
-    pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
-        self.read("list dead letters", move |connection| {
-            connection
-                .prepare_cached(
-                    "select client_id, ts_ms, reason, document from dead_letters order by id desc limit ?1",
-                )?
-                .query_map(params![limit as i64], |row| {
-                    Ok(DeadLetter {
-                        client_id: parse_id(0, &row.get::<_, String>(0)?)?,
-                        ts_ms: row.get(1)?,
-                        reason: row.get(2)?,
-                        document: row.get(3)?,
-                    })
-                })?
-                .collect()
-        })
-        .await
-    }
-
-    /// Forgets windows that start before a time, at most `limit` rows a call; answers how many went.
-    pub async fn drop_rollups(&self, before_ms: UnixMs, limit: usize) -> Result<usize, StoreError> {
+        width_ms: i64,
+        before_ms: UnixMs,
+        limit: usize,
+    ) -> Result<usize, StoreError> {
         self.write("drop old rollups", move |transaction| {
             transaction.execute(
                 "delete from rollups where (width_ms, window_start_ms, client_id, target, family) in
                     (select width_ms, window_start_ms, client_id, target, family from rollups
                      where width_ms = ?1 and window_start_ms < ?2 limit ?3)",
-                params![MINUTE_MS, before_ms, limit as i64],
+                params![width_ms, before_ms, limit as i64],
             )
         })
         .await
     }
 }
 
-fn put_rollups(transaction: &Transaction<'_>, rollups: &[Rollup]) -> rusqlite::Result<()> {
+pub(super) fn put_rollups(transaction: &Transaction<'_>, rollups: &[Rollup]) -> rusqlite::Result<()> {
     if rollups.is_empty() {
         return Ok(());
     }
@@ -394,62 +281,6 @@ fn put_rollups(transaction: &Transaction<'_>, rollups: &[Rollup]) -> rusqlite::R
     Ok(())
 }
 
-fn put_seen(
-    transaction: &Transaction<'_>,
-    partition: PartitionId,
-    commit: &WindowCommit,
-) -> rusqlite::Result<()> {
-    let mut ranges = transaction.prepare_cached(
-        "insert or replace into seen_ranges (partition, client_id, epoch, ranges, max_ts_ms, too_late)
-         values (?1, ?2, ?3, ?4, ?5, ?6)",
-    )?;
-    for seen in &commit.seen {
-        ranges.execute(params![
-            partition.0,
-            seen.client_id.as_str(),
-            // An epoch uses all 64 bits; SQLite's integers are signed.
-            seen.epoch.cast_signed(),
-            to_json(&seen.ranges),
-            seen.max_ts_ms,
-            seen.too_late as i64
-        ])?;
-    }
-    if let Some(minute) = commit.forget_ids_before_minute {
-        transaction
-            .prepare_cached("delete from seen_ids where partition = ?1 and recv_minute < ?2")?
-            .execute(params![partition.0, minute])?;
-    }
-    let mut ids = transaction.prepare_cached(
-        "insert or ignore into seen_ids (partition, event_id, recv_minute) values (?1, ?2, ?3)",
-    )?;
-    for (id, minute) in &commit.new_ids {
-        ids.execute(params![partition.0, id, minute])?;
-    }
-    Ok(())
-}
-
-fn put_dead_letters(transaction: &Transaction<'_>, letters: &[DeadLetter]) -> rusqlite::Result<()> {
-    if letters.is_empty() {
-        return Ok(());
-    }
-    let mut statement = transaction.prepare_cached(
-        "insert into dead_letters (client_id, ts_ms, reason, document) values (?1, ?2, ?3, ?4)",
-    )?;
-    for letter in letters {
-        statement.execute(params![
-            letter.client_id.as_str(),
-            letter.ts_ms,
-            letter.reason,
-            letter.document
-        ])?;
-    }
-    transaction.execute(
-        "delete from dead_letters where id <= (select max(id) from dead_letters) - ?1",
-        params![DEAD_LETTERS_MAX],
-    )?;
-    Ok(())
-}
-
 fn rollup_of(row: &Row<'_>) -> rusqlite::Result<Rollup> {
     let mut distributions = std::collections::BTreeMap::new();
     for (index, measure) in Measure::ALL.into_iter().enumerate() {
@@ -480,19 +311,4 @@ fn rollup_of(row: &Row<'_>) -> rusqlite::Result<Rollup> {
         version: row.get(24)?,
         updated_at_ms: row.get(25)?,
     })
-}
-
-fn seen_of(row: &Row<'_>) -> rusqlite::Result<SeenRanges> {
-    Ok(SeenRanges {
-        client_id: parse_id(0, &row.get::<_, String>(0)?)?,
-        epoch: row.get::<_, i64>(1)?.cast_unsigned(),
-        ranges: from_json(2, &row.get::<_, String>(2)?)?,
-        max_ts_ms: row.get(3)?,
-        too_late: unsigned(row, 4)?,
-    })
-}
-
-/// Counters are stored as signed integers and never negative.
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
-    Ok(row.get::<_, i64>(column)?.unsigned_abs())
 }

@@ -3,13 +3,13 @@
 use caelum_model::{UnixMs, access::AuditEntry, node::Thresholds};
 use rusqlite::{OptionalExtension, params};
 
-use super::{Store, from_json, to_json};
+use super::{Sqlite, from_json, to_json};
 use crate::StoreError;
 
 /// Lines the audit log keeps; older ones go first.
 const AUDIT_LINES_MAX: i64 = 200_000;
 
-impl Store {
+impl Sqlite {
     /// A fact about the store, such as the id of this node.
     pub async fn fact(&self, key: &'static str) -> Result<Option<String>, StoreError> {
         self.read("read a fact", move |connection| {

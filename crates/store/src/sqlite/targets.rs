@@ -6,10 +6,10 @@ use caelum_model::{
 };
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{Store, from_json, is_conflict, to_json};
+use super::{Sqlite, from_json, to_json};
 use crate::StoreError;
 
-impl Store {
+impl Sqlite {
     /// Every target, by URL.
     pub async fn targets(&self) -> Result<Vec<Target>, StoreError> {
         self.read("list targets", |connection| {
@@ -37,7 +37,7 @@ impl Store {
     pub async fn add_target(&self, target: Target) -> Result<(), StoreError> {
         let url = target.url.clone();
         self.write("add a target", move |transaction| insert(transaction, &target)).await.map_err(|error| {
-            if is_conflict(&error) { StoreError::Exists { what: format!("the target {url}") } } else { error }
+            if error.is_conflict() { StoreError::Exists { what: format!("the target {url}") } } else { error }
         })
     }
 

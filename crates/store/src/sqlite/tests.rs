@@ -10,12 +10,12 @@ use caelum_model::{
     target::{Families, Target, TargetOrigin},
 };
 
-use super::Store;
+use super::Sqlite;
 use crate::{CommitOutcome, RollupQuery, StoreError, WindowCommit};
 
-fn open() -> (tempfile::TempDir, Store) {
+fn open() -> (tempfile::TempDir, Sqlite) {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(&directory.path().join("caelum.db")).expect("opens");
+    let store = Sqlite::open(&directory.path().join("caelum.db")).expect("opens");
     (directory, store)
 }
 
@@ -48,6 +48,7 @@ fn seen(epoch: u64) -> SeenRanges {
         client_id: ClientId::parse("probe-1").expect("valid"),
         epoch,
         ranges: vec![(1, 4), (6, 9)],
+        edges: vec![(10, 40), (60, 99)],
         max_ts_ms: 99,
         too_late: 2,
     }
@@ -57,7 +58,7 @@ fn seen(epoch: u64) -> SeenRanges {
 async fn rows_seen_ranges_and_offset_move_together_and_survive_a_reopening() {
     let (directory, store) = open();
     let partition = PartitionId(3);
-    let owned = store.take_partition(partition, "a".into()).await.expect("taken");
+    let owned = store.take_partition(partition, "a".into(), 0).await.expect("asked").expect("taken");
     let commit = WindowCommit {
         rollups: vec![rollup(0, "tcp://a:1"), rollup(60_000, "tcp://a:1")],
         seen: vec![seen(u64::MAX)],
@@ -68,8 +69,9 @@ async fn rows_seen_ranges_and_offset_move_together_and_survive_a_reopening() {
     let outcome = store.commit_windows(partition, owned, Offset(2), commit).await.expect("committed");
     assert_eq!(outcome, CommitOutcome::Done);
     store.close();
-    let store = Store::open(&directory.path().join("caelum.db")).expect("opens again");
-    assert_eq!(store.partition_offsets().await.expect("read"), vec![(partition, Offset(2))]);
+    let store = Sqlite::open(&directory.path().join("caelum.db")).expect("opens again");
+    let partitions = store.partitions().await.expect("read");
+    assert_eq!((partitions[0].partition, partitions[0].offset), (partition, Offset(2)));
     assert_eq!(
         store.partition_rollups(partition, 60_000).await.expect("read"),
         vec![rollup(60_000, "tcp://a:1")]
@@ -85,8 +87,9 @@ async fn rows_seen_ranges_and_offset_move_together_and_survive_a_reopening() {
 async fn an_owner_that_lost_its_partition_commits_nothing() {
     let (_directory, store) = open();
     let partition = PartitionId(3);
-    let first = store.take_partition(partition, "a".into()).await.expect("taken");
-    let second = store.take_partition(partition, "b".into()).await.expect("taken");
+    let first = store.take_partition(partition, "a".into(), 0).await.expect("asked").expect("taken");
+    let second =
+        store.take_partition(partition, "b".into(), first.fence).await.expect("asked").expect("taken");
     assert!(second.fence > first.fence);
     let commit = || WindowCommit { rollups: vec![rollup(0, "tcp://a:1")], ..WindowCommit::default() };
     let late = store.commit_windows(partition, first, Offset(1), commit()).await.expect("answered");
@@ -104,7 +107,7 @@ async fn an_owner_that_lost_its_partition_commits_nothing() {
 async fn reading_since_a_revision_misses_no_later_commit() {
     let (_directory, store) = open();
     let partition = PartitionId(3);
-    let mut owned = store.take_partition(partition, "a".into()).await.expect("taken");
+    let mut owned = store.take_partition(partition, "a".into(), 0).await.expect("asked").expect("taken");
     for n in 1..=3 {
         let commit =
             WindowCommit { rollups: vec![rollup(n * 60_000, "tcp://a:1")], ..WindowCommit::default() };
@@ -116,7 +119,7 @@ async fn reading_since_a_revision_misses_no_later_commit() {
     let later = store.rollups_since(all[0].rev, 10).await.expect("read");
     assert_eq!(later, all[1..]);
     assert_eq!(store.newest_rev().await.expect("read"), all[2].rev);
-    store.drop_rollups(i64::MAX, 10).await.expect("dropped");
+    store.drop_rollups(MINUTE_MS, i64::MAX, 10).await.expect("dropped");
     let commit = WindowCommit { rollups: vec![rollup(0, "tcp://a:1")], ..WindowCommit::default() };
     store.commit_windows(partition, owned, Offset(4), commit).await.expect("committed");
     assert_eq!(store.rollups_since(all[2].rev, 10).await.expect("read").len(), 1, "no number is used twice");
@@ -125,7 +128,7 @@ async fn reading_since_a_revision_misses_no_later_commit() {
 #[tokio::test]
 async fn a_list_of_rollups_goes_on_after_its_cursor() {
     let (_directory, store) = open();
-    let owned = store.take_partition(PartitionId(3), "a".into()).await.expect("taken");
+    let owned = store.take_partition(PartitionId(3), "a".into(), 0).await.expect("asked").expect("taken");
     let rollups = (0..5).map(|n| rollup(n / 2 * 60_000, &format!("tcp://a:{n}"))).collect::<Vec<_>>();
     let commit = WindowCommit { rollups: rollups.clone(), ..WindowCommit::default() };
     store.commit_windows(PartitionId(3), owned, Offset(1), commit).await.expect("committed");

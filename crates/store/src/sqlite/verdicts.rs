@@ -7,10 +7,10 @@ use caelum_model::{
 };
 use rusqlite::{Row, params};
 
-use super::{Store, from_json, to_json};
+use super::{Sqlite, from_json, to_json};
 use crate::StoreError;
 
-impl Store {
+impl Sqlite {
     /// Replaces the verdicts of a pair on windows from `from_ms` on, and its standing, in one write.
     pub async fn put_verdicts(
         &self,

@@ -14,7 +14,7 @@ use caelum_model::{
     rollup::{MINUTE_MS, Measure, Rollup, RollupKey, RollupState},
     wire::ErrorJson,
 };
-use caelum_store::RollupQuery;
+use caelum_store::{DeadLetterQuery, RollupQuery};
 use serde::{Deserialize, Serialize};
 
 use super::measures::{MeasureJson, merge, summarise};
@@ -142,6 +142,7 @@ pub async fn rollups(
             width_ms: MINUTE_MS,
             client_id: query.client_id,
             target: query.target,
+            family: None,
             from_ms: query.from,
             to_ms: query.to,
             after,
@@ -283,7 +284,10 @@ pub async fn dead_letters(
     extract::State(state): extract::State<Arc<State>>,
     Query(query): Query<DeadLettersQuery>,
 ) -> Result<Json<DeadLettersJson>, ApiError> {
-    let letters = state.store.dead_letters(super::limit(query.limit)).await?;
+    let letters = state
+        .store
+        .dead_letters(DeadLetterQuery { limit: super::limit(query.limit), ..DeadLetterQuery::default() })
+        .await?;
     let dead_letters = letters
         .into_iter()
         .map(|letter| DeadLetterJson {

@@ -338,7 +338,8 @@ mod tests {
         async fn new() -> Self {
             let directory = tempfile::tempdir().expect("a temporary directory");
             let store = Store::open(&directory.path().join("caelum.db")).expect("opens");
-            let owned = store.take_partition(PartitionId(0), "test".into()).await.expect("taken");
+            let owned =
+                store.take_partition(PartitionId(0), "test".into(), 0).await.expect("asked").expect("taken");
             Self { store, owned, history: History::default(), _directory: directory }
         }
 

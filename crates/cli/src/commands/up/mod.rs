@@ -40,7 +40,7 @@ use caelum_model::{
 };
 use caelum_queue::{Embedded, Queue};
 use caelum_roles::{
-    aggregator::{self, Aggregator},
+    aggregator::{self, Aggregator, Progress},
     bus::{Bus, Change},
     diagnoser::Diagnoser,
     ingest::{self, Ingest},
@@ -69,6 +69,10 @@ use crate::{
 const DRAIN_MAX: Duration = Duration::from_millis(1500);
 /// Time for all parts to end; past it the process ends all the same, and what was acknowledged is safe.
 const STOP_MAX: Duration = Duration::from_millis(4500);
+/// Time between signs of life of an aggregator that shares its store with nobody.
+const BEAT_ALONE: Duration = Duration::from_secs(30);
+/// Time between merges of longer windows.
+const TIER_INTERVAL: Duration = Duration::from_secs(20);
 /// Bytes that may wait in the queue before events are refused.
 const QUEUE_BYTES_MAX: u64 = 4 << 30;
 /// glibc keeps a heap a thread; two are enough and keep memory small over days.
@@ -196,7 +200,9 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         thresholds,
     });
 
-    tasks.spawn(aggregator_of(&config, &store, &queue, &bus, &clock).run(stop.clone()));
+    tasks.spawn(
+        aggregator_of(&config, &store, &queue, &bus, &clock, identity.node_id.as_str()).run(stop.clone()),
+    );
     tasks.spawn(
         Diagnoser { store: Arc::clone(&store), bus: bus.clone(), clock: Arc::clone(&clock) }
             .run(stop.clone()),
@@ -293,6 +299,7 @@ fn aggregator_of(
     queue: &Arc<dyn Queue>,
     bus: &Bus,
     clock: &Arc<dyn Clock>,
+    owner: &str,
 ) -> Aggregator {
     let lateness_days = i64::try_from(config.aggregator.lateness_days).unwrap_or(7);
     Aggregator {
@@ -300,10 +307,13 @@ fn aggregator_of(
         store: Arc::clone(store),
         bus: bus.clone(),
         clock: Arc::clone(clock),
-        owner: format!("up-{}", std::process::id()),
+        owner: owner.to_owned(),
+        progress: Arc::new(Progress::new(host::hostname())),
         config: aggregator::Config {
             partitions: config.aggregator.partitions,
             commit_interval: Duration::from_millis(config.aggregator.commit_interval_ms),
+            beat_interval: BEAT_ALONE,
+            tier_interval: TIER_INTERVAL,
             window: window::Config {
                 lateness_ms: lateness_days * 24 * 60 * MINUTE_MS,
                 ..window::Config::default()

@@ -8,7 +8,7 @@ use caelum_model::{
 };
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Store, is_conflict, parse_id};
+use super::{Sqlite, parse_id};
 use crate::{AdmitOutcome, StoreError};
 
 #[cfg(test)]
@@ -19,7 +19,7 @@ const TOKEN_COLUMNS: &str =
 const ENROLMENT_COLUMNS: &str =
     "node_id, key_sha256, role, admitted_by, admitted_at_ms, revoked_at_ms, ceiling, hostname";
 
-impl Store {
+impl Sqlite {
     /// Stores a new join token.
     pub async fn add_join_token(&self, token: JoinToken) -> Result<(), StoreError> {
         let id = token.token_id.clone();
@@ -42,7 +42,7 @@ impl Store {
         })
         .await
         .map_err(|error| {
-            if is_conflict(&error) {
+            if error.is_conflict() {
                 StoreError::Exists { what: format!("the join token {id}") }
             } else {
                 error

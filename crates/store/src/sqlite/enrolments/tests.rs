@@ -6,9 +6,9 @@ use super::*;
 
 const NOW_MS: UnixMs = 1_000;
 
-fn open() -> (tempfile::TempDir, Store) {
+fn open() -> (tempfile::TempDir, Sqlite) {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(&directory.path().join("caelum.db")).expect("opens");
+    let store = Sqlite::open(&directory.path().join("caelum.db")).expect("opens");
     (directory, store)
 }
 
@@ -38,7 +38,7 @@ fn enrolment(node_id: &str, key: &str) -> Enrolment {
     }
 }
 
-async fn admit(store: &Store, node_id: &str, key: &str) -> AdmitOutcome {
+async fn admit(store: &Sqlite, node_id: &str, key: &str) -> AdmitOutcome {
     store.admit(enrolment(node_id, key), Some("t1".into()), NOW_MS).await.expect("written")
 }
 
@@ -46,7 +46,7 @@ async fn admit(store: &Store, node_id: &str, key: &str) -> AdmitOutcome {
 async fn of_many_that_join_at_once_no_more_are_admitted_than_the_token_has_uses() {
     let (directory, store) = open();
     // Another process on the same file, as `caelum token` is.
-    let second = Store::open(&directory.path().join("caelum.db")).expect("opens");
+    let second = Sqlite::open(&directory.path().join("caelum.db")).expect("opens");
     store.add_join_token(join_token(3)).await.expect("stored");
     let (first, second) = (Arc::new(store), Arc::new(second));
     let mut joins = tokio::task::JoinSet::new();
@@ -87,7 +87,7 @@ async fn nobody_takes_another_nodes_id_or_key_and_the_same_node_may_come_again()
     assert_eq!(admit(&store, "n-2", "key-1").await, AdmitOutcome::NodeIdTaken);
     assert_eq!(admit(&store, "n-1", "key-1").await, AdmitOutcome::Admitted);
     store.close();
-    let store = Store::open(&directory.path().join("caelum.db")).expect("opens again");
+    let store = Sqlite::open(&directory.path().join("caelum.db")).expect("opens again");
     assert_eq!(store.enrolments().await.expect("read"), vec![enrolment("n-1", "key-1")]);
     let found = store.enrolment_by_key("key-1".into()).await.expect("read");
     assert_eq!(found, Some(enrolment("n-1", "key-1")));

@@ -1,0 +1,228 @@
+//! Everything a backend must do, in one list. [`Store`] hands each call to the backend behind it; every method
+//! answers with [`StoreError`] where it did not happen.
+//!
+//! The list is the contract: each backend has a method of the same name and shape in the file of the same
+//! noun, and a missing one does not compile.
+
+use caelum_model::{
+    UnixMs,
+    access::{AuditEntry, Token, User},
+    diagnosis::{Diagnosis, PairStatus},
+    event::Family,
+    id::{ClientId, NodeId, Offset, PartitionId, TargetId},
+    join::{Enrolment, JoinToken},
+    node::{Node, NodePoint, Thresholds},
+    rollup::{Rollup, RollupKey, SeenRanges},
+    target::{Target, TargetOrigin},
+};
+
+use crate::{
+    AdmitOutcome, AggregatorBeat, AggregatorRound, Backend, CommitOutcome, DeadLetter, DeadLetterCount,
+    DeadLetterQuery, Ownership, PartitionStatus, PipelineTotals, ProbeSummary, RevisedRollup, RollupQuery,
+    StaleTier, Store, StoreError, StoreHealth, TierCommit, WindowCommit,
+};
+
+macro_rules! answer {
+    () => {
+        ()
+    };
+    ($answer:ty) => {
+        $answer
+    };
+}
+
+macro_rules! records {
+    ($($(#[doc = $doc:literal])+ fn $name:ident($($argument:ident: $kind:ty),* $(,)?) $(-> $answer:ty)?;)+) => {
+        impl Store {
+            $(
+                $(#[doc = $doc])+
+                pub async fn $name(&self, $($argument: $kind),*) -> Result<answer!($($answer)?), StoreError> {
+                    match &self.backend {
+                        Backend::Sqlite(sqlite) => sqlite.$name($($argument),*).await,
+                    }
+                }
+            )+
+        }
+    };
+}
+
+records! {
+    // partitions
+    /// Beats for an aggregator, and answers with everybody's beats and with the partitions as they stand.
+    fn aggregator_round(owner: String, document: String) -> AggregatorRound;
+    /// Everybody's beats and the partitions as they stand, without beating.
+    fn aggregators() -> Vec<AggregatorBeat>;
+    /// Forgets an aggregator, if it has not beaten since.
+    fn forget_aggregator(owner: String, beat: u64) -> bool;
+    /// Takes a partition for a new owner, if its fence is still the one seen (0 where there was no row): the
+    /// fence grows, so that the owner before can commit nothing more.
+    fn take_partition(partition: PartitionId, owner: String, seen_fence: u64) -> Option<Ownership>;
+    /// Gives a partition up, so that another takes it without waiting for this owner's silence.
+    fn release_partition(partition: PartitionId, owned: Ownership) -> bool;
+    /// The partitions as they stand.
+    fn partitions() -> Vec<PartitionStatus>;
+    /// Sums over all partitions.
+    fn pipeline_totals() -> PipelineTotals;
+
+    // rollups
+    /// Stores what an aggregator changed, if it still owns the partition and the offset is where it left it.
+    fn commit_windows(partition: PartitionId, owned: Ownership, through: Offset, commit: WindowCommit) -> CommitOutcome;
+    /// Rows of a partition whose windows start at or after a time.
+    fn partition_rollups(partition: PartitionId, from_ms: UnixMs) -> Vec<Rollup>;
+    /// Rows of a partition that have not settled, whatever their age.
+    fn unsettled_rollups(partition: PartitionId) -> Vec<Rollup>;
+    /// Rows under the given keys; keys without a row are left out.
+    fn rollups_by_keys(keys: Vec<RollupKey>) -> Vec<Rollup>;
+    /// Rows of a shorter length that lie in the given longer windows, in no particular order. Never stale.
+    fn rollups_within(wholes: Vec<RollupKey>, part_width_ms: i64) -> Vec<Rollup>;
+    /// Rows that match a query.
+    fn rollups(query: RollupQuery) -> Vec<Rollup>;
+    /// Rows written by commits after `rev`, oldest commit first.
+    fn rollups_since(rev: i64, limit: usize) -> Vec<RevisedRollup>;
+    /// Number of the newest commit, 0 where there is none.
+    fn newest_rev() -> i64;
+    /// Forgets windows of a length that start before a time, at most `limit` rows a call; answers how many
+    /// went.
+    fn drop_rollups(width_ms: i64, before_ms: UnixMs, limit: usize) -> usize;
+
+    // seen
+    /// Seen ranges of a partition.
+    fn seen_ranges(partition: PartitionId) -> Vec<SeenRanges>;
+    /// Seen ranges of one probe.
+    fn client_seen_ranges(partition: PartitionId, client_id: &ClientId) -> Vec<SeenRanges>;
+    /// Ids of counted events without a sequence number, with the minute they were received in.
+    fn seen_ids(partition: PartitionId) -> Vec<([u8; 16], i64)>;
+    /// What each probe has sent, by probe.
+    fn probes() -> Vec<ProbeSummary>;
+
+    // dead_letters
+    /// Events kept aside, newest first.
+    fn dead_letters(query: DeadLetterQuery) -> Vec<DeadLetter>;
+    /// How many events are kept aside, by reason and state.
+    fn dead_letter_counts() -> Vec<DeadLetterCount>;
+    /// Asks that events kept aside be counted after all; answers how many were asked for now. Those asked for
+    /// before, or counted already, stay as they are.
+    fn request_replay(ids: Vec<i64>) -> usize;
+    /// Events of a partition that are to be counted after all, oldest first.
+    fn requested_replays(partition: PartitionId, limit: usize) -> Vec<DeadLetter>;
+
+    // tiers
+    /// Longer windows of a partition that must be merged again, oldest and shortest first.
+    fn stale_tiers(partition: PartitionId, width_ms: i64, limit: usize) -> Vec<StaleTier>;
+    /// Stores merged windows, marks those they are part of, and takes back the marks that were worked off, if
+    /// the fence is still the partition's.
+    fn commit_tiers(partition: PartitionId, fence: u64, commit: TierCommit) -> CommitOutcome;
+
+    // verdicts
+    /// Replaces the verdicts of a pair on windows from `from_ms` on, and its standing, in one write.
+    fn put_verdicts(status: PairStatus, from_ms: UnixMs, diagnoses: Vec<Diagnosis>);
+    /// How every pair stands.
+    fn pair_statuses() -> Vec<PairStatus>;
+    /// Verdicts on windows in [from, to), oldest first.
+    fn diagnoses(from_ms: UnixMs, to_ms: UnixMs, limit: usize) -> Vec<Diagnosis>;
+    /// Verdicts on one pair on windows from a time on, oldest first.
+    fn pair_diagnoses(client_id: &str, target: &str, family: Family, from_ms: UnixMs) -> Vec<Diagnosis>;
+    /// Forgets verdicts on windows from before a time.
+    fn drop_diagnoses(before_ms: UnixMs) -> usize;
+    /// Forgets how pairs stand that were judged last before a time.
+    fn drop_pairs(before_ms: UnixMs) -> usize;
+
+    // targets
+    /// Every target, by URL.
+    fn targets() -> Vec<Target>;
+    /// The target with this id.
+    fn target(target_id: &TargetId) -> Option<Target>;
+    /// Adds a target. A second one for the same URL is refused with [`StoreError::Exists`].
+    fn add_target(target: Target);
+    /// Removes a target; its rollups stay. Answers false where there is none of that id.
+    fn remove_target(target_id: &TargetId) -> bool;
+    /// Replaces every target of the given origins by a new list; a URL that another origin already holds is
+    /// left to that origin.
+    fn replace_targets(origins: Vec<TargetOrigin>, targets: Vec<Target>);
+
+    // nodes
+    /// Stores a node, and the point its sample gives, in one write.
+    fn put_node(node: Node, point: Option<NodePoint>);
+    /// Every node, by name.
+    fn nodes() -> Vec<Node>;
+    /// The node with this id or, failing that, this name.
+    fn node(id_or_name: &str) -> Option<Node>;
+    /// Forgets a node and its history. Answers false where there is none of that id.
+    fn remove_node(node_id: &NodeId) -> bool;
+    /// A node's history in [from, to), oldest first, thinned to at most `max_points` by taking the mean of
+    /// equal stretches of time (the largest value for temperatures).
+    fn node_points(node_id: &NodeId, from_ms: UnixMs, to_ms: UnixMs, max_points: usize) -> Vec<NodePoint>;
+    /// Forgets history from before a time.
+    fn drop_node_points(before_ms: UnixMs) -> usize;
+
+    // people
+    /// Stores a user, replacing one of the same name.
+    fn put_user(user: User);
+    /// A user by name.
+    fn user(name: String) -> Option<User>;
+    /// Every user, by name.
+    fn users() -> Vec<User>;
+    /// Stores a new token.
+    fn add_token(token: Token);
+    /// The token with this hash, revoked and expired ones included.
+    fn token_by_hash(secret_sha256: [u8; 32]) -> Option<Token>;
+    /// Every token, newest first.
+    fn tokens() -> Vec<Token>;
+    /// Revokes a token. Answers false where there is none of that id.
+    fn revoke_token(token_id: String, now_ms: UnixMs) -> bool;
+
+    // enrolments
+    /// Stores a new join token.
+    fn add_join_token(token: JoinToken);
+    /// The newest join tokens, used up, expired and revoked ones included.
+    fn join_tokens(limit: usize) -> Vec<JoinToken>;
+    /// A join token by its id.
+    fn join_token(token_id: String) -> Option<JoinToken>;
+    /// Revokes a join token. Answers false where there is none of that id.
+    fn revoke_join_token(token_id: String, now_ms: UnixMs) -> bool;
+    /// Admits a node, and takes one use of the token that admits it, both or neither. Everything is checked
+    /// again here: of two that hold the same last use, one is admitted.
+    ///
+    /// The same node with the same key may be admitted again; its enrolment is then replaced.
+    fn admit(enrolment: Enrolment, token_id: Option<String>, now_ms: UnixMs) -> AdmitOutcome;
+    /// Every node that was admitted, revoked ones included.
+    fn enrolments() -> Vec<Enrolment>;
+    /// The node that was admitted with this key.
+    fn enrolment_by_key(key_sha256: String) -> Option<Enrolment>;
+    /// Shuts a node out for good. Answers false where none of that id was admitted.
+    fn revoke_node(node_id: &NodeId, now_ms: UnixMs) -> bool;
+
+    // settings
+    /// A fact about the store, such as the id of this node.
+    fn fact(key: &'static str) -> Option<String>;
+    /// Stores a fact about the store.
+    fn put_fact(key: &'static str, value: String);
+    /// The thresholds set at run time, if any were.
+    fn thresholds() -> Option<Thresholds>;
+    /// Stores the thresholds set at run time.
+    fn put_thresholds(thresholds: Thresholds);
+    /// Adds a line to the audit log.
+    fn audit(entry: AuditEntry);
+    /// The newest lines of the audit log before a time, newest first.
+    fn audit_log(before_ms: UnixMs, limit: usize) -> Vec<AuditEntry>;
+
+    // coordination
+    /// Stores a value that is gone at `expires_at_ms`, whatever was under the key before.
+    fn put_key(key: String, value: String, expires_at_ms: UnixMs);
+    /// The value under a key, unless its time is over.
+    fn key(key: String, now_ms: UnixMs) -> Option<(String, UnixMs)>;
+    /// How many keys with a prefix still live.
+    fn count_keys(prefix: String, now_ms: UnixMs) -> usize;
+    /// Removes a key.
+    fn delete_key(key: String);
+    /// Removes every key that starts with a prefix and holds this value.
+    fn delete_keys_with_value(prefix: String, value: String) -> usize;
+    /// Removes what has expired.
+    fn sweep_keys(now_ms: UnixMs) -> usize;
+
+    // mod
+    /// What the database finds wrong with its own file; empty where all is well.
+    fn check() -> Vec<String>;
+    /// Looks whether the store answers, and how it stands.
+    fn health() -> StoreHealth;
+}
