@@ -4,7 +4,7 @@
 //! travels. Every process started here is ended here, by its id, when its value is dropped.
 //!
 //! Reading order: [`wait`], [`server`], [`api`], then [`event`], [`target`], [`browser`], [`process`], [`measure`],
-//! [`nats`].
+//! [`nats`], [`powercut`].
 
 pub mod api;
 pub mod browser;
@@ -12,6 +12,7 @@ pub mod event;
 pub mod lab;
 pub mod measure;
 pub mod nats;
+pub mod powercut;
 pub mod process;
 pub mod server;
 pub mod story;

@@ -309,11 +309,14 @@ async fn nothing_acknowledged_is_lost_or_doubled_while_a_server_of_three_dies_an
     let leader =
         cluster.nodes.iter().position(|node| Some(node.name()) == leader.as_deref()).expect("a leader");
     block_in_place(|| cluster.nodes[leader].kill());
+    let before = count.load(Ordering::Relaxed);
     more(100).await;
-    let read_so_far = given.lock().await.len();
+    wait::until_answered("reads go on without the node", LONG, async || {
+        (given.lock().await.len() > before).then_some(())
+    })
+    .await;
     block_in_place(|| cluster.restart(leader)).expect("the node comes back");
     more(100).await;
-    assert!(given.lock().await.len() > read_so_far, "reads go on");
     stop.store(true, Ordering::Relaxed);
     let mut kept = BTreeSet::new();
     while let Some(joined) = writers.join_next().await {

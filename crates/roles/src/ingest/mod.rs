@@ -280,15 +280,19 @@ impl Ingest {
                 .clients
                 .push(ClientEvents { client_id: client_id.clone(), events, refused });
         }
-        batches
-            .into_iter()
-            .map(|(partition, batch)| NewRecord {
-                partition,
-                events: batch.clients.iter().map(|client| client.events.len() as u32).sum(),
-                key: record::key(&batch),
-                bytes: record::encode(&batch),
-            })
-            .collect()
+        let bytes_max = self.queue.record_bytes_max();
+        let mut records = Vec::with_capacity(batches.len());
+        for (partition, batch) in batches {
+            for (batch, bytes) in record::encode_within(batch, bytes_max) {
+                records.push(NewRecord {
+                    partition,
+                    events: batch.clients.iter().map(|client| client.events.len() as u32).sum(),
+                    key: record::key(&batch),
+                    bytes,
+                });
+            }
+        }
+        records
     }
 }
 
