@@ -23,9 +23,15 @@
 //!
 //! It opens no socket, reads no file, and knows neither store nor pages.
 
+mod belief;
 mod event;
+mod lines;
+mod linking;
 mod node;
+mod registration;
 mod roster;
+mod told;
+
 use std::net::SocketAddr;
 
 use caelum_model::{
