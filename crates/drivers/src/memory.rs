@@ -48,6 +48,8 @@ pub fn give_back() -> Result<(), MemoryError> {
 
 #[cfg(target_os = "linux")]
 mod linux {
+    use std::sync::OnceLock;
+
     use super::MemoryError;
 
     /// A mapped part of the program file that was never written to.
@@ -57,20 +59,46 @@ mod linux {
         pub(super) length: usize,
     }
 
+    /// The program's clean mappings, as they were when they were first looked for: the program file stays
+    /// mapped as it is for as long as the process lives.
+    static CLEAN: OnceLock<Vec<Clean>> = OnceLock::new();
+
+    /// The kernel maps a page together with its neighbours, 64 or 128 kB at once, of one mapping. Of a program
+    /// of which little is needed at a time, most of that is never touched. In smaller mappings it has fewer
+    /// neighbours.
+    const PART: usize = 32 << 10;
+
     pub(super) fn drop_program_pages() -> Result<(), MemoryError> {
-        let smaps = std::fs::read_to_string("/proc/self/smaps")?;
-        let own_code = drop_program_pages as fn() -> Result<(), MemoryError> as usize;
-        for Clean { start, length } in clean(&smaps, own_code) {
-            // SAFETY: the range is a private mapping of the program's own file, which is mapped as long as
-            // the process lives; nobody may write to it and no page of it was ever written to, so the file
-            // holds the same bytes and the kernel brings them back at the next touch.
-            let done = unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
-            if done != 0 {
-                let source = std::io::Error::last_os_error();
-                return Err(MemoryError::Refused { length, source });
+        let clean = match CLEAN.get() {
+            Some(clean) => clean,
+            None => {
+                let smaps = std::fs::read_to_string("/proc/self/smaps")?;
+                let own_code = drop_program_pages as fn() -> Result<(), MemoryError> as usize;
+                let clean = CLEAN.get_or_init(|| clean(&smaps, own_code));
+                clean.iter().try_for_each(divide)?;
+                clean
             }
+        };
+        clean.iter().try_for_each(|Clean { start, length }| advise(*start, *length, libc::MADV_DONTNEED))
+    }
+
+    /// Makes many mappings of one: neighbours differ in an advice that is without effect here, for a core
+    /// holds no file's pages anyway. The first part is left alone: it names the program in a core.
+    fn divide(Clean { start, length }: &Clean) -> Result<(), MemoryError> {
+        let first = (start / PART + 1) * PART;
+        let last = (start + length).saturating_sub(PART);
+        (first..=last).step_by(2 * PART).try_for_each(|part| advise(part, PART, libc::MADV_DONTDUMP))
+    }
+
+    /// Advice about clean mappings only.
+    fn advise(start: usize, length: usize, advice: libc::c_int) -> Result<(), MemoryError> {
+        // SAFETY: the range is a private mapping of the program's own file, which is mapped as long as the
+        // process lives; nobody may write to it and no page of it was ever written to, so the file holds the
+        // same bytes and the kernel brings them back at the next touch. The other advice changes no page.
+        if unsafe { libc::madvise(start as *mut libc::c_void, length, advice) } == 0 {
+            return Ok(());
         }
-        Ok(())
+        Err(MemoryError::Refused { length, source: std::io::Error::last_os_error() })
     }
 
     /// One mapping, as its lines begin.

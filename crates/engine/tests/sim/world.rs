@@ -212,7 +212,8 @@ impl World {
                 seed,
             },
             is_open: false,
-            peers: Vec::new(),
+            // Joining leaves every node with the addresses of servers.
+            peers: if number < self.servers { Vec::new() } else { (0..self.servers).map(tcp).collect() },
             delta: None,
             revoked: BTreeSet::new(),
             seed,
