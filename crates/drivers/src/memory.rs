@@ -66,7 +66,7 @@ mod linux {
     /// The kernel maps a page together with its neighbours, 64 or 128 kB at once, of one mapping. Of a program
     /// of which little is needed at a time, most of that is never touched. In smaller mappings it has fewer
     /// neighbours.
-    const PART: usize = 32 << 10;
+    const PART: usize = 16 << 10;
 
     pub(super) fn drop_program_pages() -> Result<(), MemoryError> {
         let clean = match CLEAN.get() {
