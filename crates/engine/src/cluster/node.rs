@@ -11,7 +11,7 @@ use caelum_model::{
     id::NodeId,
 };
 
-use super::{Event, Input, Output, lines::Lines};
+use super::{Command, Event, Input, Output, lines::Lines};
 use crate::{
     Now,
     discovery::{self, Discovery},
@@ -171,25 +171,7 @@ impl Cluster {
                 self.consult_book(now, book::Input::DialFailed { addr, was_refused }, out);
                 out.push(Output::Event(Event::DialFailed { addr, reason }));
             }
-            Input::Solicit(to) => self.discover(now, discovery::Input::Solicit { to }, out),
-            Input::Connect(addr) => {
-                out.push(Output::Event(Event::Dialling { addr }));
-                out.push(Output::Dial { addr, node_id: None, is_stranger: false });
-            }
-            Input::Heartbeat(heartbeat) => self.report(now, *heartbeat, out),
-            Input::Me(me) => {
-                self.world.me = *me;
-                self.speak_all(now, |_| true, || link::Input::Updated, out);
-            }
-            Input::Services(services) => {
-                self.world.services.clone_from(&services);
-                if let Some(caelum) = &mut self.world.me.caelum {
-                    caelum.services.clone_from(&services);
-                }
-                self.discover(now, discovery::Input::Services(services), out);
-                self.speak_all(now, |_| true, || link::Input::Updated, out);
-            }
-            Input::Delta(delta) => self.change(now, delta, true, out),
+            Input::Command(command) => self.obey(now, command, out),
             Input::Ask { node_id, tag, message_type, payload, timeout_ms } => {
                 let link = self.link_to(&node_id);
                 match link {
@@ -202,18 +184,42 @@ impl Cluster {
                     }
                 }
             }
-            Input::Answer { link, correlation_id, message_type, payload } => {
+            Input::Stop => {
+                self.speak_all(now, |_| true, || link::Input::Close { goodbye: true }, out);
+                self.consult_members(now, membership::Input::Stop, out);
+                self.discover(now, discovery::Input::Stop, out);
+            }
+        }
+    }
+
+    fn obey(&mut self, now: Now, command: Command, out: &mut Vec<Output>) {
+        match command {
+            Command::Solicit(to) => self.discover(now, discovery::Input::Solicit { to }, out),
+            Command::Connect(addr) => {
+                out.push(Output::Event(Event::Dialling { addr }));
+                out.push(Output::Dial { addr, node_id: None, is_stranger: false });
+            }
+            Command::Heartbeat(heartbeat) => self.report(now, *heartbeat, out),
+            Command::Me(me) => {
+                self.world.me = *me;
+                self.speak_all(now, |_| true, || link::Input::Updated, out);
+            }
+            Command::Services(services) => {
+                self.world.services.clone_from(&services);
+                if let Some(caelum) = &mut self.world.me.caelum {
+                    caelum.services.clone_from(&services);
+                }
+                self.discover(now, discovery::Input::Services(services), out);
+                self.speak_all(now, |_| true, || link::Input::Updated, out);
+            }
+            Command::Delta(delta) => self.change(now, delta, true, out),
+            Command::Answer { link, correlation_id, message_type, payload } => {
                 self.speak(
                     now,
                     link,
                     link::Input::Answer { correlation: &correlation_id, message_type, payload },
                     out,
                 );
-            }
-            Input::Stop => {
-                self.speak_all(now, |_| true, || link::Input::Close { goodbye: true }, out);
-                self.consult_members(now, membership::Input::Stop, out);
-                self.discover(now, discovery::Input::Stop, out);
             }
         }
     }

@@ -51,10 +51,7 @@ use std::{
     net::SocketAddr,
 };
 
-use caelum_model::{
-    cluster::Liveness,
-    id::NodeId,
-};
+use caelum_model::{cluster::Liveness, id::NodeId};
 
 use self::swim::Swim;
 use crate::{
