@@ -10,6 +10,7 @@ pub mod browser;
 pub mod event;
 pub mod lab;
 pub mod measure;
+pub mod postgres;
 pub mod process;
 pub mod server;
 pub mod story;

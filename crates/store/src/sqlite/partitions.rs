@@ -100,7 +100,7 @@ impl Sqlite {
 
     /// The partitions as they stand.
     pub async fn partitions(&self) -> Result<Vec<PartitionStatus>, StoreError> {
-        self.read("list partitions", |connection| statuses(connection)).await
+        self.read("list partitions", statuses).await
     }
 
     /// Sums over all partitions.
