@@ -29,6 +29,7 @@ const START: Duration = Duration::from_secs(60);
 pub struct Plan {
     settings: Vec<String>,
     is_durable: bool,
+    identity: Option<(String, String)>,
 }
 
 impl Plan {
@@ -49,6 +50,12 @@ impl Plan {
         self
     }
 
+    /// Shows a certificate to whoever asks for encryption.
+    pub fn with_tls(mut self, certificate_pem: &str, key_pem: &str) -> Self {
+        self.identity = Some((certificate_pem.to_owned(), key_pem.to_owned()));
+        self
+    }
+
     /// Makes a server and starts it.
     pub fn start(self) -> Result<PostgresServer> {
         let mut server = PostgresServer::made(self)?;
@@ -61,6 +68,11 @@ impl Plan {
             .context("start initdb")?;
         if !made.status.success() {
             bail!("initdb failed: {}", String::from_utf8_lossy(&made.stderr));
+        }
+        if let Some((certificate, key)) = server.plan.identity.clone() {
+            server.keep("server.crt", &certificate)?;
+            server.keep("server.key", &key)?;
+            server.plan.settings.push("ssl=on".to_owned());
         }
         server.start()?;
         Ok(server)
@@ -104,6 +116,15 @@ impl PostgresServer {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).context("open the folder")?;
         let port = free_port()?;
         Ok(Self { plan, folder, port, user, process: None })
+    }
+
+    /// Writes a file beside the data that only the server reads.
+    fn keep(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.data().join(name);
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).context("close the file to others")?;
+        let (uid, gid) = self.user.unzip();
+        chown(&path, uid, gid).context("hand the file to PostgreSQL's user")
     }
 
     /// A program of PostgreSQL's, run as whom it accepts.
