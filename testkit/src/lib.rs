@@ -3,14 +3,17 @@
 //! Nothing here knows how Caelum works inside; it knows the program's command line, its files and what
 //! travels. Every process started here is ended here, by its id, when its value is dropped.
 //!
-//! Reading order: [`wait`], [`server`], [`api`], then [`event`], [`target`], [`browser`], [`process`], [`measure`].
+//! Reading order: [`wait`], [`server`], [`api`], then [`event`], [`target`], [`browser`], [`process`], [`measure`],
+//! [`nats`], [`powercut`].
 
 pub mod api;
 pub mod browser;
 pub mod event;
 pub mod lab;
 pub mod measure;
+pub mod nats;
 pub mod postgres;
+pub mod powercut;
 pub mod process;
 pub mod server;
 pub mod story;

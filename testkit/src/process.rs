@@ -80,6 +80,27 @@ impl Process {
         drop(self.child.wait());
     }
 
+    /// Stops it in its tracks, and waits until all its threads stand: it keeps its sockets and answers
+    /// nobody.
+    #[track_caller]
+    pub fn freeze(&self) {
+        self.signal(self.id(), libc::SIGSTOP);
+        let threads = format!("/proc/{}/task", self.pid());
+        wait::until(&format!("{} stands still", self.name), Duration::from_secs(10), || {
+            let stands = |thread: &Path| {
+                // The state follows the name, which may hold anything, in brackets.
+                let stat = fs::read_to_string(thread.join("stat")).unwrap_or_default();
+                stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+            };
+            fs::read_dir(&threads).ok()?.flatten().all(|thread| stands(&thread.path())).then_some(())
+        });
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(self.id(), libc::SIGCONT);
+    }
+
     fn id(&self) -> i32 {
         i32::try_from(self.pid()).expect("process ids are small")
     }

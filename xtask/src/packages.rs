@@ -13,10 +13,11 @@ struct Needed {
     used_by: &'static str,
 }
 
-const NEEDED: [Needed; 4] = [
+const NEEDED: [Needed; 5] = [
     Needed { program: "chromium", package: "chromium", used_by: "browser tests" },
     Needed { program: "ip", package: "iproute2", used_by: "tests with hosts on networks of their own" },
     Needed { program: "python3", package: "python3", used_by: "the stranger who speaks to Caelum" },
+    Needed { program: "nats-server", package: "nats-server", used_by: "tests of the queue on JetStream" },
     Needed { program: "chromedriver", package: "chromium-driver", used_by: "browser tests" },
 ];
 

@@ -24,6 +24,10 @@ pub struct Arguments {
 pub enum Command {
     /// Run everything on this machine: metrics, probe, pipeline, verdicts, dashboard.
     Up(Up),
+    /// Take events in, as one of several, for records and a stream that others share.
+    Ingest(Up),
+    /// Count events, as one of several, from a stream and into records that others share.
+    Aggregator(Up),
     /// Be a node of a cluster: found, linked, its metrics reported.
     Agent(Agent),
     /// Be found and linked, and nothing more: for machines that only have to be known.
@@ -421,8 +425,7 @@ pub struct Overrides(pub Vec<(usize, String)>);
 
 impl Args for Overrides {
     fn augment_args(command: clap::Command) -> clap::Command {
-        // A secret has no flag: every user of the machine can read other people's command lines.
-        let flags = KEYS.iter().zip(LONG_FLAGS.iter()).filter(|(key, _)| !key.is_secret());
+        let flags = KEYS.iter().zip(LONG_FLAGS.iter()).filter(|(key, _)| key.has_flag());
         let command = flags.fold(command, |command, (key, long)| {
             let mut flag = Arg::new(long.as_str())
                 .long(long.as_str())
@@ -459,7 +462,7 @@ impl FromArgMatches for Overrides {
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        for (at, key) in KEYS.iter().enumerate().filter(|(_, key)| !key.is_secret()) {
+        for (at, key) in KEYS.iter().enumerate().filter(|(_, key)| key.has_flag()) {
             if let Some(value) = matches.get_one::<String>(&key.long_flag()) {
                 self.0.push((at, value.clone()));
             }

@@ -14,6 +14,7 @@
 
 pub mod backlog;
 pub mod cluster;
+pub mod completeness;
 pub mod diagnose;
 pub mod discovery;
 pub mod doctor;
@@ -22,6 +23,7 @@ pub mod enrol;
 pub mod hash;
 pub mod health;
 pub mod intake;
+pub mod lease;
 pub mod link;
 pub mod lockout;
 pub mod membership;

@@ -117,6 +117,10 @@ pub struct Server {
     /// That administrator's password; none means that one is generated and printed once. Without effect
     /// once the administrator exists.
     pub admin_password: Option<String>,
+    /// Where the records are, as a URL that may hold a password; none means a file in the data directory.
+    pub store: Option<String>,
+    /// Where the event stream is, as a URL that may hold a password; none means a file in the data directory.
+    pub queue: Option<String>,
 }
 
 impl Default for Server {
@@ -127,6 +131,8 @@ impl Default for Server {
             listen: vec![SocketAddr::from(([0; 4], 8080)), SocketAddr::from(([0u16; 8], 8080))],
             admin_name: "admin".to_owned(),
             admin_password: None,
+            store: None,
+            queue: None,
         }
     }
 }
@@ -137,6 +143,8 @@ impl std::fmt::Debug for Server {
             .field("listen", &self.listen)
             .field("admin_name", &self.admin_name)
             .field("admin_password", &self.admin_password.as_ref().map(|_| "(hidden)"))
+            .field("store", &self.store.as_ref().map(|_| "(hidden)"))
+            .field("queue", &self.queue.as_ref().map(|_| "(hidden)"))
             .finish()
     }
 }
@@ -280,7 +288,7 @@ impl Default for Probe {
 }
 
 /// Taking events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ingest {
     /// Largest body of a request after decompression, bytes.
     pub max_body_bytes: u64,
@@ -290,6 +298,10 @@ pub struct Ingest {
     pub rate_burst_events: u64,
     /// Events waiting to be aggregated from which on no more are taken.
     pub max_backlog_events: u64,
+    /// Requests a second that one address may send for long; 0 means no limit.
+    pub rate_limit_requests_per_s: u64,
+    /// Where `caelum ingest` shows its metrics.
+    pub metrics_listen: Vec<SocketAddr>,
 }
 
 impl Default for Ingest {
@@ -299,12 +311,14 @@ impl Default for Ingest {
             rate_limit_events_per_s: 20_000,
             rate_burst_events: 100_000,
             max_backlog_events: 20_000_000,
+            rate_limit_requests_per_s: 5_000,
+            metrics_listen: vec![SocketAddr::from(([127, 0, 0, 1], 9090))],
         }
     }
 }
 
 /// Folding events into windows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Aggregator {
     /// How late an event may be and still be counted, days.
     pub lateness_days: u64,
@@ -314,11 +328,25 @@ pub struct Aggregator {
     pub partitions: u16,
     /// How long rows of one-minute windows are kept, days.
     pub rollup_days: u64,
+    /// How long rows of 15-minute windows are kept, days.
+    pub quarter_days: u64,
+    /// How long rows of 6-hour and one-day windows are kept, days.
+    pub long_days: u64,
+    /// Where `caelum aggregator` shows its metrics.
+    pub metrics_listen: Vec<SocketAddr>,
 }
 
 impl Default for Aggregator {
     fn default() -> Self {
-        Self { lateness_days: 7, commit_interval_ms: 500, partitions: 16, rollup_days: 90 }
+        Self {
+            lateness_days: 7,
+            commit_interval_ms: 500,
+            partitions: 16,
+            rollup_days: 30,
+            quarter_days: 365,
+            long_days: 3650,
+            metrics_listen: vec![SocketAddr::from(([127, 0, 0, 1], 9091))],
+        }
     }
 }
 

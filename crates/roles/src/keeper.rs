@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use caelum_drivers::clock::Clock;
-use caelum_model::rollup::MINUTE_MS;
 use caelum_store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
@@ -22,8 +21,8 @@ pub struct Keeper {
     pub clock: Arc<dyn Clock>,
     /// How long node history is kept, hours.
     pub history_hours: u64,
-    /// How long one-minute rollups are kept, days.
-    pub rollup_days: u64,
+    /// How long rollups of each length are kept: length in ms, days.
+    pub rollup_days: Vec<(i64, u64)>,
     /// How long verdicts are kept, days.
     pub verdict_days: u64,
 }
@@ -47,10 +46,12 @@ impl Keeper {
         let ago = |hours: u64| now_ms - i64::try_from(hours).unwrap_or(i64::MAX / HOUR_MS) * HOUR_MS;
         self.store.sweep_keys(now_ms).await?;
         self.store.drop_node_points(ago(self.history_hours)).await?;
-        let rollups_from_ms = ago(self.rollup_days.saturating_mul(24));
-        while self.store.drop_rollups(MINUTE_MS, rollups_from_ms, ROWS_A_WRITE).await? == ROWS_A_WRITE {}
+        for (width_ms, days) in &self.rollup_days {
+            let from_ms = ago(days.saturating_mul(24));
+            while self.store.drop_rollups(*width_ms, from_ms, ROWS_A_WRITE).await? == ROWS_A_WRITE {}
+        }
         self.store.drop_diagnoses(ago(self.verdict_days.saturating_mul(24))).await?;
-        self.store.drop_pairs(rollups_from_ms).await?;
+        self.store.drop_pairs(ago(self.verdict_days.saturating_mul(24))).await?;
         Ok(())
     }
 }

@@ -75,6 +75,8 @@ records! {
     fn unsettled_rollups(partition: PartitionId) -> Vec<Rollup>;
     /// Rows under the given keys; keys without a row are left out.
     fn rollups_by_keys(keys: Vec<RollupKey>) -> Vec<Rollup>;
+    /// Rows of a shorter length that lie in the given longer windows, in no particular order. Never stale.
+    fn rollups_within(wholes: Vec<RollupKey>, part_width_ms: i64) -> Vec<Rollup>;
     /// Rows that match a query.
     fn rollups(query: RollupQuery) -> Vec<Rollup>;
     /// Rows written by commits after `rev`, oldest commit first.

@@ -18,6 +18,7 @@ use caelum_model::{
     UnixMs,
     access::{AuditEntry, Role, Scope, Token},
 };
+use caelum_store::Store;
 
 use crate::{
     error::{ApiError, Cause},
@@ -107,7 +108,7 @@ impl OptionalFromRequestParts<Arc<State>> for Person {
 
 async fn find(headers: &HeaderMap, state: &State) -> Result<Option<Person>, ApiError> {
     if let Some(secret) = bearer(headers) {
-        let Some(token) = live_token(secret, state).await? else {
+        let Some(token) = live_token(secret, &state.store, state.now_ms()).await? else {
             return Err(ApiError::Unauthorized("the token is unknown, expired or revoked"));
         };
         return Ok(token.scopes.iter().filter_map(|scope| scope.role()).max().map(|role| Person {
@@ -145,9 +146,8 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The token with this secret, if it is in force.
-pub async fn live_token(secret: &str, state: &State) -> Result<Option<Token>, ApiError> {
-    let token = state.store.token_by_hash(sha256(secret)).await?;
-    let now_ms = state.now_ms();
+pub async fn live_token(secret: &str, store: &Store, now_ms: UnixMs) -> Result<Option<Token>, ApiError> {
+    let token = store.token_by_hash(sha256(secret)).await?;
     Ok(token.filter(|token| {
         token.revoked_at_ms.is_none() && token.expires_at_ms.is_none_or(|expiry| expiry > now_ms)
     }))

@@ -3,7 +3,12 @@
 //! The order is what protects the server: token first, then size, then decompression with a limit, then
 //! parsing, then the role. Answers are those of `docs/events.md`.
 
-use std::{io::Read, sync::Arc};
+use std::{
+    collections::HashMap,
+    io::Read,
+    net::IpAddr,
+    sync::{Arc, Mutex},
+};
 
 use axum::{
     Json, Router,
@@ -13,20 +18,71 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use caelum_model::wire::AcceptedJson;
-use caelum_roles::ingest::{IngestError, Outcome, body, body::Shape};
+use caelum_drivers::clock::Clock;
+use caelum_engine::intake::Bucket;
+use caelum_model::{UnixMs, wire::AcceptedJson};
+use caelum_roles::ingest::{Ingest, IngestError, Outcome, body, body::Shape};
+use caelum_store::Store;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use crate::{
     auth,
     error::{ApiError, Cause},
-    state::State,
+    serve::Transport,
 };
 
+/// Addresses whose rate is remembered.
+const ADDRESSES_MAX: usize = 10_000;
+
+/// What the way in stands on.
+pub struct Gate {
+    /// The role.
+    pub ingest: Arc<Ingest>,
+    /// Where tokens are.
+    pub store: Arc<Store>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The numbers.
+    pub limits: Limits,
+    requests: Mutex<HashMap<IpAddr, Bucket>>,
+}
+
+/// Limits that hold before a body is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Largest body after decompression, bytes.
+    pub body_bytes_max: usize,
+    /// Requests a second from one address for long; twice as many at once. 0 means no limit.
+    pub requests_per_s: u32,
+}
+
+impl Gate {
+    /// A gate in front of an ingest.
+    pub fn new(ingest: Arc<Ingest>, store: Arc<Store>, clock: Arc<dyn Clock>, limits: Limits) -> Arc<Self> {
+        Arc::new(Self { ingest, store, clock, limits, requests: Mutex::default() })
+    }
+
+    /// Lets a request from an address through, or says when to come back.
+    fn admit(&self, address: IpAddr, now_ms: UnixMs) -> Result<(), ApiError> {
+        let rate = self.limits.requests_per_s;
+        if rate == 0 {
+            return Ok(());
+        }
+        let burst = rate.saturating_mul(2);
+        let mut requests = self.requests.lock().expect("no code panics while it holds this lock");
+        if requests.len() >= ADDRESSES_MAX && !requests.contains_key(&address) {
+            // Full buckets say nothing that a new one would not.
+            requests.clear();
+        }
+        let bucket = requests.entry(address).or_insert_with(|| Bucket::full(burst, now_ms));
+        bucket.take(1, rate, burst, now_ms).map_err(|retry_after_ms| ApiError::RateLimited { retry_after_ms })
+    }
+}
+
 /// `/events` under both of its names.
-pub fn router() -> Router<Arc<State>> {
+pub fn router<S: Clone + Send + Sync + 'static>(gate: Arc<Gate>) -> Router<S> {
     let only_post = || post(accept).fallback(async || ApiError::MethodNotAllowed);
-    Router::new().route("/events", only_post()).route("/api/v1/events", only_post())
+    Router::new().route("/events", only_post()).route("/api/v1/events", only_post()).with_state(gate)
 }
 
 /// Takes in one event, an array, or one a line.
@@ -45,20 +101,25 @@ pub fn router() -> Router<Arc<State>> {
         (status = 429, description = "Too fast; see Retry-After", body = caelum_model::wire::ErrorJson),
         (status = 503, description = "Too busy; see Retry-After", body = caelum_model::wire::ErrorJson)))]
 pub async fn accept(
-    extract::State(state): extract::State<Arc<State>>,
+    extract::State(gate): extract::State<Arc<Gate>>,
+    transport: Option<extract::Extension<Transport>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
+    let now_ms = gate.clock.now_ms();
+    if let Some(extract::Extension(transport)) = transport {
+        gate.admit(transport.peer.ip(), now_ms)?;
+    }
     let Some(secret) = auth::bearer(&headers) else {
         return Err(ApiError::Unauthorized("send the probe's token as `Authorization: Bearer …`"));
     };
-    let Some(token) = auth::live_token(secret, &state).await? else {
+    let Some(token) = auth::live_token(secret, &gate.store, now_ms).await? else {
         return Err(ApiError::Unauthorized("the token is unknown, expired or revoked"));
     };
     if !auth::may_ingest(&token) {
         return Err(ApiError::ForbiddenBecause("forbidden", "the token has no scope `ingest`".into()));
     }
-    let limit_bytes = state.settings.events_body_bytes_max;
+    let limit_bytes = gate.limits.body_bytes_max;
     let plain = decompress(&headers, read(body, limit_bytes).await?, limit_bytes)?;
     let (shape, parsed) = body::parse(&plain, is_ndjson(&headers))
         .map_err(|error| ApiError::InvalidRequest(error.to_string()))?;
@@ -67,7 +128,7 @@ pub async fn accept(
         _ => None,
     };
     let outcome =
-        state.ingest.accept(&token.token_id, &token.binding, &parsed).await.map_err(|error| match error {
+        gate.ingest.accept(&token.token_id, &token.binding, &parsed).await.map_err(|error| match error {
             IngestError::RateLimited { retry_after_ms } => ApiError::RateLimited { retry_after_ms },
             IngestError::Overloaded { reason, retry_after_ms } => {
                 ApiError::Overloaded { reason, retry_after_ms }

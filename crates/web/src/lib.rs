@@ -5,12 +5,14 @@
 //! [`pages`] for people. Routes translate; decisions are the engine's.
 
 pub mod agent;
+pub mod alone;
 pub mod api;
 pub mod auth;
 pub mod cluster;
 pub mod cluster_adopt;
 pub mod error;
 pub mod events;
+pub mod exposition;
 pub mod guard;
 pub mod pages;
 pub mod serve;
@@ -27,6 +29,14 @@ pub use state::State;
 /// Largest body of a request that is not `/events`.
 const BODY_BYTES_MAX: usize = 256 << 10;
 
+/// The way in for events and nothing else, for a process that only takes them in.
+pub fn only_events(events: Router) -> Router {
+    events
+        .fallback(error::not_found)
+        .layer(middleware::from_fn(guard::security_headers))
+        .layer(CatchPanicLayer::custom(error::panicked))
+}
+
 /// All routes over a state.
 pub fn app(state: Arc<State>) -> Router {
     let (api, _) = api::router();
@@ -35,7 +45,7 @@ pub fn app(state: Arc<State>) -> Router {
         .merge(pages::router())
         .fallback(pages::not_found)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .merge(events::router())
+        .merge(events::router(Arc::clone(&state.gate)))
         .layer(middleware::from_fn(guard::same_origin))
         .layer(middleware::from_fn(guard::security_headers))
         .layer(CompressionLayer::new())

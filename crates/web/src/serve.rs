@@ -79,6 +79,14 @@ pub struct Tls {
 }
 
 impl Tls {
+    /// No TLS at all: a handshake is answered with its end.
+    pub fn none() -> Self {
+        let nobody: Arc<dyn rustls::server::ResolvesServerCert> =
+            Arc::new(rustls::server::ResolvesServerCertUsingSni::new());
+        let config = rustls::ServerConfig::builder().with_no_client_auth().with_cert_resolver(nobody);
+        Self::public(config)
+    }
+
     /// Only what browsers and programs use.
     pub fn public(config: rustls::ServerConfig) -> Self {
         Self { public: Arc::new(config), link: None, join: None, admits: Arc::new(|_| true) }

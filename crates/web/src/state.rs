@@ -9,10 +9,12 @@ use caelum_drivers::clock::Clock;
 use caelum_engine::lockout::Lockout;
 use caelum_model::{UnixMs, cluster::Roster, id::NodeId, node::Thresholds};
 use caelum_queue::Queue;
-use caelum_roles::{bus::Bus, cluster::Handle, enrol::Registrar, ingest::Ingest};
+use caelum_roles::{aggregator::Progress, bus::Bus, cluster::Handle, enrol::Registrar};
 use caelum_store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+use crate::events::Gate;
 
 /// Password checks at once: each takes 20 MB for a moment.
 const PASSWORD_CHECKS_MAX: usize = 1;
@@ -20,12 +22,21 @@ const PASSWORD_CHECKS_MAX: usize = 1;
 /// Settings of the HTTP side.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Largest body of `/events` after decompression, bytes.
-    pub events_body_bytes_max: usize,
+    /// How long one-minute windows are kept, days: an older event cannot be counted after all.
+    pub minute_days: u64,
     /// How long a session lives without being used, s.
     pub session_ttl_s: u64,
     /// Whether plain HTTP is answered from elsewhere than this machine.
     pub allow_plaintext: bool,
+}
+
+impl Settings {
+    /// The oldest event that can still be counted after all: a day younger than what is dropped.
+    pub fn replay_from_ms(&self, now_ms: UnixMs) -> UnixMs {
+        const DAY_MS: i64 = 24 * 3_600_000;
+        let days = i64::try_from(self.minute_days.saturating_sub(1)).unwrap_or(i64::MAX / DAY_MS);
+        now_ms.saturating_sub(days.saturating_mul(DAY_MS))
+    }
 }
 
 /// Finds the address under which a machine that was heard is dialled: where its datagrams come from, with the
@@ -48,7 +59,9 @@ pub struct State {
     /// The event stream.
     pub queue: Arc<dyn Queue>,
     /// The way in for events.
-    pub ingest: Arc<Ingest>,
+    pub gate: Arc<Gate>,
+    /// What this process's aggregator is doing; none where it has none.
+    pub aggregator: Option<Arc<Progress>>,
     /// News inside the process.
     pub bus: Bus,
     /// The time.
@@ -90,7 +103,9 @@ pub struct Parts {
     /// The event stream.
     pub queue: Arc<dyn Queue>,
     /// The way in for events.
-    pub ingest: Arc<Ingest>,
+    pub gate: Arc<Gate>,
+    /// What this process's aggregator is doing; none where it has none.
+    pub aggregator: Option<Arc<Progress>>,
     /// News inside the process.
     pub bus: Bus,
     /// The time.
@@ -126,7 +141,8 @@ impl State {
             started_at_ms: parts.clock.now_ms(),
             store: parts.store,
             queue: parts.queue,
-            ingest: parts.ingest,
+            gate: parts.gate,
+            aggregator: parts.aggregator,
             bus: parts.bus,
             clock: parts.clock,
             node_id: parts.node_id,

@@ -1,13 +1,16 @@
 //! One file for each command, and the step they share: from arguments to settings.
 
 mod agent;
+mod backends;
 mod cluster;
 mod config;
 mod doctor;
 mod join;
+mod lone;
 mod neighbours;
 mod node;
 mod nodes;
+mod pipeline;
 mod targets;
 mod token;
 mod top;
@@ -24,7 +27,7 @@ use anyhow::{Context as _, Result, bail};
 use caelum_model::cluster::NodeRole;
 
 use crate::{
-    arguments::{Agent, Arguments, Command, Overrides, Place},
+    arguments::{Agent, Arguments, Command, Overrides, Place, Up},
     config::{Settings, Sources, keys, resolve},
     data::DataDirectory,
     environment,
@@ -43,6 +46,8 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
             }
             up::run(settings, data)
         }
+        Command::Ingest(arguments) => run_lone(arguments, lone::Part::Ingest),
+        Command::Aggregator(arguments) => run_lone(arguments, lone::Part::Aggregator),
         Command::Agent(arguments) => run_agent(arguments, NodeRole::Agent),
         Command::Beacon(arguments) => run_agent(arguments, NodeRole::Beacon),
         Command::Config(command) => config::run(command),
@@ -66,6 +71,15 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
             Ok(Exit::Fine)
         }
     }
+}
+
+fn run_lone(arguments: Up, part: lone::Part) -> Result<Exit> {
+    let (settings, data) = settle(arguments.place, arguments.overrides)?;
+    log::open(settings.config.telemetry);
+    for note in &settings.notes {
+        tracing::warn!("{note}");
+    }
+    lone::run(settings, data, part)
 }
 
 fn run_agent(arguments: Agent, role: NodeRole) -> Result<Exit> {

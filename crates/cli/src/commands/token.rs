@@ -21,8 +21,9 @@ use caelum_store::Store;
 use caelum_web::api::access;
 use serde_json::{Value, json};
 
+use super::{backends, settle};
 use crate::{
-    arguments::{self, Place},
+    arguments::{self, Overrides, Place},
     data::DataDirectory,
     exit::Exit,
     output,
@@ -42,7 +43,7 @@ pub async fn run(command: arguments::Token) -> Result<Exit> {
                 access::make_token(&name, scope, client_id.as_deref(), expires_at_ms, now_ms)
                     .map_err(|wrong| anyhow!("cannot make this token: {wrong}"))?;
             let (id, about) = (token.token_id.clone(), describe(&token));
-            let store = open(&place)?;
+            let store = open(&place).await?;
             store.add_token(token).await?;
             store.audit(audit(now_ms, "token.add", &name)).await?;
             store.close();
@@ -50,7 +51,7 @@ pub async fn run(command: arguments::Token) -> Result<Exit> {
         }
         arguments::Token::Join { uses, expires, role, server, place } => {
             let now_ms = SystemClock.now_ms();
-            let store = open(&place)?;
+            let store = open(&place).await?;
             let to = destination(&store, &place, server).await?;
             let servers = to.servers.join(" ");
             let (token, invitation) = invitation::make(to, role, uses, now_ms, now_ms + expires)
@@ -67,7 +68,7 @@ pub async fn run(command: arguments::Token) -> Result<Exit> {
             ))?;
         }
         arguments::Token::List { json, place } => {
-            let store = open(&place)?;
+            let store = open(&place).await?;
             let tokens = store.tokens().await?;
             let join_tokens = store.join_tokens(JOIN_TOKENS_SHOWN).await?;
             store.close();
@@ -75,7 +76,7 @@ pub async fn run(command: arguments::Token) -> Result<Exit> {
         }
         arguments::Token::Revoke { id, place } => {
             let now_ms = SystemClock.now_ms();
-            let store = open(&place)?;
+            let store = open(&place).await?;
             let action = if store.revoke_token(id.clone(), now_ms).await? {
                 "token.revoke"
             } else if store.revoke_join_token(id.clone(), now_ms).await? {
@@ -121,12 +122,14 @@ fn listened_on(data: &DataDirectory) -> Result<Vec<String>> {
     Ok(servers.map(str::to_owned).collect())
 }
 
-/// Opens the store of a data directory that has been used before.
-pub fn open(place: &Place) -> Result<Store> {
-    let data = DataDirectory::locate(place.data.clone())?;
-    data.expect_made()?;
-    let file = data.store_file();
-    Store::open(&file).with_context(|| format!("open {}", file.display()))
+/// Opens the records that the settings name, else those of a data directory that has been used before.
+pub async fn open(place: &Place) -> Result<Store> {
+    let (settings, data) = settle(place.clone(), Overrides::default())?;
+    let address = backends::store_address(&settings, &data)?;
+    if settings.config.server.store.is_none() {
+        data.expect_made()?;
+    }
+    backends::open_store(&address).await
 }
 
 /// A line of the audit log for something done on the machine itself.

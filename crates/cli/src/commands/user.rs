@@ -20,7 +20,7 @@ const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=128;
 /// Sets a password and ends the sessions that the old one opened.
 pub async fn run(command: User) -> Result<Exit> {
     let User::Password { name, stdin, place } = command;
-    let store = open(&place)?;
+    let store = open(&place).await?;
     let Some(mut user) = store.user(name.clone()).await? else {
         let names: Vec<String> = store.users().await?.into_iter().map(|user| user.name).collect();
         bail!("there is no user {name}; there are {}", names.join(", "));

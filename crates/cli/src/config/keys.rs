@@ -47,6 +47,12 @@ impl Key {
         format!("{}-{}", self.section, self.name).replace('_', "-")
     }
 
+    /// Whether it can be given as a flag. A secret cannot, since every user of the machine can read other
+    /// people's command lines; an address that only may hold one can.
+    pub fn has_flag(&self) -> bool {
+        !self.is_secret() || self.short_flag.is_some()
+    }
+
     /// Whether its value must not be seen by others.
     pub fn is_secret(&self) -> bool {
         matches!(self.field, Field::Secret { .. })
@@ -186,6 +192,22 @@ pub static KEYS: &[Key] = &[
             options: &["loopback", "allow"],
         },
     },
+    key!(
+        "server",
+        "store",
+        Some("store"),
+        Secret(server.store),
+        "Where the records are: sqlite:PATH, or postgres://USER@HOST/DATABASE for several machines. Not set: a \
+         file in the data directory."
+    ),
+    key!(
+        "server",
+        "queue",
+        Some("queue"),
+        Secret(server.queue),
+        "Where the event stream is: embedded:PATH, or nats://HOST:4222 for several machines. Not set: a file in \
+         the data directory."
+    ),
     key!(
         "tls",
         "certificate",
@@ -443,6 +465,19 @@ pub static KEYS: &[Key] = &[
          never dropped."
     ),
     key!(
+        "ingest",
+        "rate_limit_requests_per_s",
+        Whole(ingest.rate_limit_requests_per_s, range: (0, 1_000_000), unit: "requests/s"),
+        "What one address may ask of /events for long, before anything else is looked at; more is answered with \
+         429. 0 sets no limit, for where all requests come through a proxy."
+    ),
+    key!(
+        "ingest",
+        "metrics_listen",
+        Addresses(ingest.metrics_listen),
+        "Where `caelum ingest` answers /health and /metrics, without a login."
+    ),
+    key!(
         "aggregator",
         "lateness_days",
         Whole(aggregator.lateness_days, range: (1, 60), unit: "days"),
@@ -473,6 +508,24 @@ pub static KEYS: &[Key] = &[
         "rollup_days",
         Whole(aggregator.rollup_days, range: (1, 3650), unit: "days"),
         "How long one-minute windows are kept. At least aggregator.lateness_days makes sense."
+    ),
+    key!(
+        "aggregator",
+        "quarter_days",
+        Whole(aggregator.quarter_days, range: (1, 3650), unit: "days"),
+        "How long 15-minute windows are kept."
+    ),
+    key!(
+        "aggregator",
+        "long_days",
+        Whole(aggregator.long_days, range: (1, 36_500), unit: "days"),
+        "How long 6-hour and one-day windows are kept."
+    ),
+    key!(
+        "aggregator",
+        "metrics_listen",
+        Addresses(aggregator.metrics_listen),
+        "Where `caelum aggregator` answers /health and /metrics, without a login."
     ),
     key!(
         "diagnoser",

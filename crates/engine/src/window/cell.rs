@@ -131,13 +131,38 @@ impl Cell {
     /// Of all classes seen the first in sorting order are named, which does not depend on who came first.
     fn count_class(&mut self, class: String) {
         *self.errors_by_class.entry(class).or_default() += 1;
-        let named = self.errors_by_class.keys().filter(|class| *class != OTHER).count();
-        if named > CLASSES_MAX {
+        self.bound_classes();
+    }
+
+    fn bound_classes(&mut self) {
+        while self.errors_by_class.keys().filter(|class| *class != OTHER).count() > CLASSES_MAX {
             let last = self.errors_by_class.keys().rfind(|class| *class != OTHER).cloned();
             if let Some(count) = last.and_then(|class| self.errors_by_class.remove(&class)) {
                 *self.errors_by_class.entry(OTHER.to_owned()).or_default() += count;
             }
         }
+    }
+
+    /// Adds everything that another window counted. The result does not depend on the order of such calls.
+    pub(super) fn absorb(&mut self, other: &Self) {
+        self.count_total += other.count_total;
+        self.count_error += other.count_error;
+        for (stage, count) in &other.errors_by_stage {
+            *self.errors_by_stage.entry(*stage).or_default() += count;
+        }
+        for (class, count) in &other.errors_by_class {
+            *self.errors_by_class.entry(class.clone()).or_default() += count;
+        }
+        self.bound_classes();
+        for (own, others) in self.distributions.iter_mut().zip(&other.distributions) {
+            own.merge(others);
+        }
+        self.late_merged += other.late_merged;
+        if other.last > self.last {
+            self.last = other.last.clone();
+        }
+        self.state = self.state.min(other.state);
+        self.version = self.version.saturating_add(other.version);
     }
 
     pub(super) fn settle(&mut self, is_complete: bool) {

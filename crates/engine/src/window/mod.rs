@@ -38,6 +38,7 @@ mod cell;
 mod seen;
 #[cfg(test)]
 mod tests;
+pub mod tier;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -122,6 +123,11 @@ pub enum DeadReason {
 }
 
 impl DeadReason {
+    /// The reason of a word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::TooLate, Self::TooManyWindows].into_iter().find(|reason| reason.as_str() == word)
+    }
+
     /// A stable word for it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -129,6 +135,17 @@ impl DeadReason {
             Self::TooManyWindows => "too_many_windows",
         }
     }
+}
+
+/// An event that was kept aside and is to be counted after all.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replay {
+    /// Its number in the store.
+    pub id: i64,
+    /// The probe.
+    pub client_id: ClientId,
+    /// The event.
+    pub event: Event,
 }
 
 /// Everything that changed since the last commit, to be stored at once.
@@ -144,6 +161,10 @@ pub struct Changes {
     pub forget_ids_before_minute: Option<i64>,
     /// Events not counted.
     pub dead: Vec<Dead>,
+    /// Events kept aside before that are counted now, by their numbers in the store.
+    pub replayed: Vec<i64>,
+    /// Longer windows that hold a changed row.
+    pub stale_tiers: Vec<RollupKey>,
     /// Events counted.
     pub counted: u64,
     /// Events left out because they had been counted.
@@ -240,6 +261,30 @@ impl Partition {
         Ok(())
     }
 
+    /// Counts events that were kept aside, whatever their age. Their numbers and ids count as seen since they
+    /// were kept; what keeps each from being counted twice is that its mark in the store changes in the same
+    /// commit. Where rows are missing nothing has changed.
+    pub fn replay(&mut self, replays: &[Replay]) -> Result<(), Missing> {
+        let mut missing: Vec<RollupKey> = replays
+            .iter()
+            .filter(|replay| window_start(replay.event.ts_ms) < self.resident_from_ms)
+            .filter_map(|replay| self.missing_row(&replay.client_id, &replay.event))
+            .collect();
+        missing.sort_unstable();
+        missing.dedup();
+        if !missing.is_empty() {
+            return Err(Missing(missing));
+        }
+        for replay in replays {
+            let event = &replay.event;
+            self.cell_of(&replay.client_id, &event.target, window_start(event.ts_ms), event.family)
+                .count(event);
+            self.pending.counted += 1;
+            self.pending.replayed.push(replay.id);
+        }
+        Ok(())
+    }
+
     /// Rows that [`Partition::fold`] asked for, as far as they are stored.
     pub fn provide(&mut self, asked: &Missing, found: &[Rollup]) -> Result<(), DecodeError> {
         for rollup in found {
@@ -291,6 +336,7 @@ impl Partition {
                 }
             }
         }
+        changes.stale_tiers = tier::wholes_of(&changes.rollups);
         (changes.new_ids, changes.forget_ids_before_minute) = self.ids.take_changes(&self.config);
         changes
     }
@@ -311,6 +357,11 @@ impl Partition {
         self.windows = windows;
     }
 
+    /// Whether events that were kept aside are counted and not stored yet.
+    pub fn has_replays(&self) -> bool {
+        !self.pending.replayed.is_empty()
+    }
+
     /// Windows in memory.
     pub fn windows(&self) -> usize {
         self.windows
@@ -324,26 +375,29 @@ impl Partition {
                 if window_start_ms >= self.resident_from_ms || self.is_too_late(batch.recv_ts_ms, event) {
                     continue;
                 }
-                let place = (window_start_ms, event.family);
-                let is_resident = self
-                    .clients
-                    .get(&from.client_id)
-                    .and_then(|client| client.targets.get(event.target.as_str()))
-                    .is_some_and(|cells| cells.contains_key(&place));
-                if !is_resident {
-                    missing.push(RollupKey {
-                        width_ms: MINUTE_MS,
-                        window_start_ms,
-                        client_id: from.client_id.clone(),
-                        target: event.target.clone(),
-                        family: event.family,
-                    });
-                }
+                missing.extend(self.missing_row(&from.client_id, event));
             }
         }
         missing.sort_unstable();
         missing.dedup();
         missing
+    }
+
+    /// The row that an event belongs to, if it is not in memory.
+    fn missing_row(&self, client_id: &ClientId, event: &Event) -> Option<RollupKey> {
+        let place = (window_start(event.ts_ms), event.family);
+        let is_resident = self
+            .clients
+            .get(client_id)
+            .and_then(|client| client.targets.get(event.target.as_str()))
+            .is_some_and(|cells| cells.contains_key(&place));
+        (!is_resident).then(|| RollupKey {
+            width_ms: MINUTE_MS,
+            window_start_ms: place.0,
+            client_id: client_id.clone(),
+            target: event.target.clone(),
+            family: event.family,
+        })
     }
 
     fn is_too_late(&self, recv_ts_ms: UnixMs, event: &Event) -> bool {

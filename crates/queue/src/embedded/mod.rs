@@ -6,7 +6,8 @@
 //!
 //! # Rules
 //! - `log(partition, position, events, bytes)`; `heads(partition, position)` remembers the newest position
-//!   of each partition, so that none is used twice after a trim.
+//!   of each partition, so that none is used twice after a trim; `identity(name)` tells this file from
+//!   another of the same path.
 //! - One writer thread. It takes every append that is waiting, up to [`GROUP_BYTES_MAX`], into one
 //!   transaction with `synchronous = full`, and answers all of them after the commit: writers share the cost
 //!   of one sync.
@@ -34,7 +35,7 @@ use caelum_model::id::{Offset, PartitionId};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::sync::{oneshot, watch};
 
-use crate::{AppendError, Depth, NewRecord, Queue, QueueError, Record};
+use crate::{AppendError, Depth, NewRecord, OpenError, PartitionStatus, Queue, QueueError, Record};
 
 /// Most bytes in one commit.
 const GROUP_BYTES_MAX: usize = 16 << 20;
@@ -42,6 +43,8 @@ const GROUP_BYTES_MAX: usize = 16 << 20;
 const APPENDS_WAITING_MAX: usize = 256;
 /// Most bytes in one read.
 const READ_BYTES_MAX: usize = 8 << 20;
+/// Most bytes of one record: a commit holds at least one.
+const RECORD_BYTES_MAX: usize = GROUP_BYTES_MAX;
 
 const SCHEMA: &str = "
     create table if not exists log (
@@ -55,15 +58,10 @@ const SCHEMA: &str = "
         partition integer primary key,
         position integer not null
     );
+    create table if not exists identity (name text not null);
+    insert into identity (name) select lower(hex(randomblob(16)))
+        where not exists (select 1 from identity);
     pragma user_version = 1;";
-
-/// Why the queue could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to open the queue {path}")]
-pub struct OpenError {
-    path: String,
-    source: rusqlite::Error,
-}
 
 enum Job {
     Append { records: Vec<NewRecord>, reply: oneshot::Sender<Result<Vec<Offset>, AppendError>> },
@@ -95,6 +93,7 @@ pub struct Embedded {
     reader: Arc<Mutex<Connection>>,
     gauge: Arc<Gauge>,
     appended: watch::Receiver<u64>,
+    identity: String,
     max_bytes: u64,
 }
 
@@ -103,7 +102,7 @@ impl Embedded {
     /// `max_bytes` or more are in it.
     pub fn open(path: &Path, max_bytes: u64) -> Result<Self, OpenError> {
         Self::try_open(path, max_bytes)
-            .map_err(|source| OpenError { path: path.display().to_string(), source })
+            .map_err(|source| OpenError::File { path: path.display().to_string(), source: source.into() })
     }
 
     fn try_open(path: &Path, max_bytes: u64) -> rusqlite::Result<Self> {
@@ -135,6 +134,7 @@ impl Embedded {
                 Ok((PartitionId(row.get(0)?), Offset(row.get::<_, i64>(1)?.cast_unsigned())))
             })?
             .collect::<rusqlite::Result<BTreeMap<_, _>>>()?;
+        let identity: String = reader.query_row("select name from identity", [], |row| row.get(0))?;
         *gauge.newest.lock().expect("nobody else has it yet") = heads;
         let gauge = Arc::new(gauge);
         let (jobs, waiting) = mpsc::sync_channel(APPENDS_WAITING_MAX);
@@ -152,6 +152,7 @@ impl Embedded {
             reader: Arc::new(Mutex::new(reader)),
             gauge,
             appended,
+            identity: format!("embedded:{identity}"),
             max_bytes,
         })
     }
@@ -169,6 +170,21 @@ impl Embedded {
             Err(mpsc::TrySendError::Disconnected(_)) => false,
         }
     }
+
+    /// Reads outside the async threads.
+    async fn look<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        look: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, QueueError> {
+        let reader = Arc::clone(&self.reader);
+        match tokio::task::spawn_blocking(move || Some(look(&*reader.lock().ok()?))).await {
+            Ok(Some(result)) => {
+                result.map_err(|source| QueueError::Backend { operation, source: source.into() })
+            }
+            Ok(None) | Err(_) => Err(QueueError::Closed { operation }),
+        }
+    }
 }
 
 #[async_trait]
@@ -176,6 +192,11 @@ impl Queue for Embedded {
     async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Offset>, AppendError> {
         if records.is_empty() {
             return Ok(Vec::new());
+        }
+        if let Some(bytes) =
+            records.iter().map(|record| record.bytes.len()).find(|len| *len > RECORD_BYTES_MAX)
+        {
+            return Err(AppendError::TooLarge { bytes, max_bytes: RECORD_BYTES_MAX });
         }
         let depth_bytes = self.gauge.bytes.load(Ordering::Relaxed);
         if depth_bytes >= self.max_bytes {
@@ -194,16 +215,7 @@ impl Queue for Embedded {
         after: Offset,
         limit: usize,
     ) -> Result<Vec<Record>, QueueError> {
-        let operation = "read the queue";
-        let reader = Arc::clone(&self.reader);
-        let read = move || {
-            let reader = reader.lock().ok()?;
-            Some(read_records(&reader, partition, after, limit))
-        };
-        match tokio::task::spawn_blocking(read).await {
-            Ok(Some(result)) => result.map_err(|source| QueueError::Backend { operation, source }),
-            Ok(None) | Err(_) => Err(QueueError::Closed { operation }),
-        }
+        self.look("read the queue", move |reader| read_records(reader, partition, after, limit)).await
     }
 
     fn newest(&self, partition: PartitionId) -> Option<Offset> {
@@ -218,6 +230,18 @@ impl Queue for Embedded {
             return Err(QueueError::Closed { operation });
         }
         answer.await.map_err(|_| QueueError::Closed { operation })?
+    }
+
+    async fn status(&self) -> Result<Vec<PartitionStatus>, QueueError> {
+        self.look("count the queue's records", read_status).await
+    }
+
+    fn identity(&self) -> String {
+        self.identity.clone()
+    }
+
+    fn record_bytes_max(&self) -> usize {
+        RECORD_BYTES_MAX
     }
 
     fn depth(&self) -> Depth {
@@ -275,6 +299,23 @@ fn read_records(
         });
     }
     Ok(records)
+}
+
+fn read_status(reader: &Connection) -> rusqlite::Result<Vec<PartitionStatus>> {
+    reader
+        .prepare_cached(
+            "select partition, position,
+                 (select count(*) from log where log.partition = heads.partition)
+             from heads order by partition",
+        )?
+        .query_map([], |row| {
+            Ok(PartitionStatus {
+                partition: PartitionId(row.get(0)?),
+                newest: Offset(row.get::<_, i64>(1)?.cast_unsigned()),
+                records: row.get::<_, i64>(2)?.unsigned_abs(),
+            })
+        })?
+        .collect()
 }
 
 /// Runs until every sender is gone; what was accepted before is written first.
@@ -337,9 +378,10 @@ fn commit_group(connection: &mut Connection, group: Vec<Job>, gauge: &Gauge, tel
                 drop(reply.send(Ok(())));
             }
             (Job::Append { reply, .. }, Err(source)) => {
-                drop(reply.send(Err(AppendError::Backend { source })));
+                drop(reply.send(Err(AppendError::Backend { source: source.into() })));
             }
             (Job::Trim { reply, .. }, Err(source)) => {
+                let source = source.into();
                 drop(reply.send(Err(QueueError::Backend { operation: "trim the queue", source })));
             }
             (Job::Append { .. }, Ok(Done::Trimmed(_))) | (Job::Trim { .. }, Ok(Done::Appended(_))) => {
@@ -426,8 +468,9 @@ mod tests {
         directory: tempfile::TempDir,
     }
 
+    #[async_trait]
     impl contract::Fixture for Fixture {
-        fn open(&self, max_bytes: u64) -> Box<dyn Queue> {
+        async fn open(&self, max_bytes: u64) -> Box<dyn Queue> {
             Box::new(Embedded::open(&self.directory.path().join("queue.db"), max_bytes).expect("opens"))
         }
     }

@@ -98,6 +98,8 @@ pub struct Counters {
     pub rejected: AtomicU64,
     /// Requests turned away because of rate or load.
     pub turned_away: AtomicU64,
+    /// Time that requests waited for the queue, µs.
+    pub append_us: AtomicU64,
 }
 
 /// The ingest role.
@@ -162,8 +164,12 @@ impl Ingest {
         }
         let records = self.records(now_ms, &mut parts);
         if !records.is_empty() {
-            self.queue.append(records).await.map_err(|error| match error {
-                AppendError::Full { .. } => {
+            let started = std::time::Instant::now();
+            let appended = self.queue.append(records).await;
+            let waited_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.counters.append_us.fetch_add(waited_us, Ordering::Relaxed);
+            appended.map_err(|error| match error {
+                AppendError::Full { .. } | AppendError::Unavailable { .. } => {
                     IngestError::Overloaded { reason: error.to_string(), retry_after_ms: 5_000 }
                 }
                 other => IngestError::Queue(other),
@@ -274,14 +280,19 @@ impl Ingest {
                 .clients
                 .push(ClientEvents { client_id: client_id.clone(), events, refused });
         }
-        batches
-            .into_iter()
-            .map(|(partition, batch)| NewRecord {
-                partition,
-                events: batch.clients.iter().map(|client| client.events.len() as u32).sum(),
-                bytes: record::encode(&batch),
-            })
-            .collect()
+        let bytes_max = self.queue.record_bytes_max();
+        let mut records = Vec::with_capacity(batches.len());
+        for (partition, batch) in batches {
+            for (batch, bytes) in record::encode_within(batch, bytes_max) {
+                records.push(NewRecord {
+                    partition,
+                    events: batch.clients.iter().map(|client| client.events.len() as u32).sum(),
+                    key: record::key(&batch),
+                    bytes,
+                });
+            }
+        }
+        records
     }
 }
 

@@ -3,8 +3,9 @@
 //! Version 1 holds [`Batch`] as it stands in `model::event`. A change of those types that changes their
 //! postcard form is a new version here; the old one stays readable until no queue can hold it.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use caelum_model::event::Batch;
+use caelum_model::event::{Batch, ClientEvents};
 
 const VERSION: u8 = 1;
 /// zstd level: the fastest; higher ones buy little on events.
@@ -36,6 +37,46 @@ pub fn encode(batch: &Batch) -> Bytes {
     Bytes::from(bytes)
 }
 
+/// A batch in as many records as it takes for each to have at most `bytes_max` bytes, in order. What cannot
+/// be divided any more is left as large as it is.
+pub fn encode_within(batch: Batch, bytes_max: usize) -> Vec<(Batch, Bytes)> {
+    let mut records = Vec::new();
+    let mut waiting = vec![batch];
+    while let Some(mut batch) = waiting.pop() {
+        let bytes = encode(&batch);
+        match (bytes.len() > bytes_max).then(|| split_off_half(&mut batch)).flatten() {
+            Some(rest) => waiting.extend([rest, batch]),
+            None => records.push((batch, bytes)),
+        }
+    }
+    records
+}
+
+/// Takes the second half of the probes out of a batch, or of the events of its only probe.
+fn split_off_half(batch: &mut Batch) -> Option<Batch> {
+    let clients = match &mut batch.clients[..] {
+        [only] if only.events.len() > 1 => {
+            let events = only.events.split_off(only.events.len() / 2);
+            vec![ClientEvents { client_id: only.client_id.clone(), events, refused: Vec::new() }]
+        }
+        [] | [_] => return None,
+        several => {
+            let half = several.len() / 2;
+            batch.clients.split_off(half)
+        }
+    };
+    Some(Batch { recv_ts_ms: batch.recv_ts_ms, clients })
+}
+
+/// Names a record by what it says: the same events sent again have the same name, whenever they arrive, and
+/// other events another. The first number alone would not do, since a probe that was not answered may send
+/// more events the next time.
+pub fn key(batch: &Batch) -> String {
+    let plain = postcard::to_stdvec(&batch.clients).expect("events in memory have a postcard form");
+    let digest = ring::digest::digest(&ring::digest::SHA256, &plain);
+    URL_SAFE_NO_PAD.encode(&digest.as_ref()[..16])
+}
+
 /// Reads the stored form.
 pub fn decode(bytes: &[u8]) -> Result<Batch, RecordError> {
     match bytes.split_first() {
@@ -56,11 +97,82 @@ pub fn decode(bytes: &[u8]) -> Result<Batch, RecordError> {
 #[cfg(test)]
 mod tests {
     use caelum_model::{
-        event::{ClientEvents, SeqNo},
+        event::{Event, Family, InterfaceType, SeqNo, Timings},
         id::ClientId,
     };
+    use uuid::Uuid;
 
     use super::*;
+
+    #[test]
+    fn a_record_is_named_by_its_events_and_not_by_when_they_came() {
+        let batch = |recv_ts_ms, seq| Batch {
+            recv_ts_ms,
+            clients: vec![ClientEvents {
+                client_id: ClientId::parse("probe-1").expect("valid"),
+                events: Vec::new(),
+                refused: vec![SeqNo { epoch: 1, seq }],
+            }],
+        };
+        assert_eq!(key(&batch(1, 2)), key(&batch(9, 2)));
+        assert_ne!(key(&batch(1, 2)), key(&batch(1, 3)));
+    }
+
+    #[test]
+    fn a_batch_that_is_too_large_for_one_record_goes_into_several_and_none_is_lost() {
+        // Numbers that do not compress.
+        let client = |n: u64| ClientEvents {
+            client_id: ClientId::parse(&format!("probe-{n}")).expect("valid"),
+            events: Vec::new(),
+            refused: (1..50).map(|seq| SeqNo { epoch: (n * 50 + seq).wrapping_pow(9), seq }).collect(),
+        };
+        let clients: Vec<ClientEvents> = (0..10).map(client).collect();
+        let batch = Batch { recv_ts_ms: 1, clients };
+        let whole = encode(&batch).len();
+        assert_eq!(encode_within(batch.clone(), whole).len(), 1);
+        let records = encode_within(batch.clone(), whole / 2);
+        assert!(records.len() > 2 && records.iter().all(|(_, bytes)| bytes.len() <= whole / 2));
+        let read = records.iter().flat_map(|(_, bytes)| decode(bytes).expect("reads back").clients);
+        assert!(read.eq(batch.clients.clone()));
+        assert_eq!(encode_within(batch, 1).len(), 10, "what cannot be divided stays whole");
+    }
+
+    #[test]
+    fn the_events_of_one_probe_are_divided_in_order_and_what_it_gave_up_is_said_once() {
+        let target = |n: u64| n.wrapping_pow(9).to_string();
+        let events: Vec<Event> = (1..=9).map(|n| event(n, target(n))).collect();
+        let client_id = ClientId::parse("probe-1").expect("valid");
+        let refused = vec![SeqNo { epoch: 1, seq: 10 }];
+        let batch = Batch { recv_ts_ms: 1, clients: vec![ClientEvents { client_id, events, refused }] };
+        let records = encode_within(batch, 1);
+        assert_eq!(records.len(), 9);
+        let read: Vec<ClientEvents> =
+            records.iter().flat_map(|(_, bytes)| decode(bytes).expect("reads back").clients).collect();
+        let seqs =
+            read.iter().flat_map(|client| client.events.iter().filter_map(|event| Some(event.seq?.seq)));
+        assert!(seqs.eq(1..=9));
+        assert_eq!(read.iter().map(|client| client.refused.len()).sum::<usize>(), 1);
+    }
+
+    fn event(seq: u64, target: String) -> Event {
+        Event {
+            event_id: Uuid::from_u128(seq.into()),
+            ts_ms: 0,
+            seq: Some(SeqNo { epoch: 1, seq }),
+            target,
+            family: Family::Any,
+            interface_type: InterfaceType::default(),
+            vpn_enabled: false,
+            timings: Timings::default(),
+            throughput_kbps: None,
+            error_stage: None,
+            error_detail: None,
+            resolver: None,
+            remote_ip: None,
+            rtt: None,
+            rpm: None,
+        }
+    }
 
     #[test]
     fn a_batch_reads_back_and_damage_is_noticed() {

@@ -157,6 +157,45 @@ impl Postgres {
         rows.iter().map(|row| rollup_of(&session, row)).collect()
     }
 
+    /// Rows of a shorter length that lie in the given longer windows, in no particular order. Never stale.
+    pub async fn rollups_within(
+        &self,
+        wholes: Vec<RollupKey>,
+        part_width_ms: i64,
+    ) -> Result<Vec<Rollup>, StoreError> {
+        let session = self.session("load parts of longer windows").await?;
+        let wanted = Keys::of(wholes.iter());
+        let columns = COLUMNS.replace(", ", ", part.");
+        let sql = format!(
+            "select part.{columns} from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[],
+                $5::smallint[]) as whole (width_ms, window_start_ms, client_id, target, family)
+             join rollups as part on part.client_id = whole.client_id and part.target = whole.target
+                and part.family = whole.family and part.width_ms = $6
+                and part.window_start_ms >= whole.window_start_ms
+                and part.window_start_ms < whole.window_start_ms + whole.width_ms
+             where part.window_start_ms >= $7 and part.window_start_ms < $8"
+        );
+        // The ends of all of them let the server skip parts of the table.
+        let from_ms = wholes.iter().map(|whole| whole.window_start_ms).min().unwrap_or(0);
+        let to_ms = wholes.iter().map(|whole| whole.window_start_ms + whole.width_ms).max().unwrap_or(0);
+        let rows = session
+            .rows(
+                &sql,
+                &[
+                    &wanted.widths,
+                    &wanted.starts,
+                    &wanted.clients,
+                    &wanted.targets,
+                    &wanted.families,
+                    &part_width_ms,
+                    &from_ms,
+                    &to_ms,
+                ],
+            )
+            .await?;
+        rows.iter().map(|row| rollup_of(&session, row)).collect()
+    }
+
     /// Rows that match a query.
     pub async fn rollups(&self, query: RollupQuery) -> Result<Vec<Rollup>, StoreError> {
         let session = self.stale_session("read rollups").await?;

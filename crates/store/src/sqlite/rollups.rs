@@ -130,6 +130,39 @@ impl Sqlite {
         .await
     }
 
+    /// Rows of a shorter length that lie in the given longer windows, in no particular order. Never stale.
+    pub async fn rollups_within(
+        &self,
+        wholes: Vec<RollupKey>,
+        part_width_ms: i64,
+    ) -> Result<Vec<Rollup>, StoreError> {
+        self.read("load parts of longer windows", move |connection| {
+            let mut statement = connection.prepare_cached(&format!(
+                "select {COLUMNS} from rollups where client_id = ?1 and target = ?2 and family = ?3
+                    and width_ms = ?4 and window_start_ms >= ?5 and window_start_ms < ?6"
+            ))?;
+            let mut found = Vec::new();
+            for whole in &wholes {
+                let rows = statement.query_map(
+                    params![
+                        whole.client_id.as_str(),
+                        whole.target,
+                        whole.family.number(),
+                        part_width_ms,
+                        whole.window_start_ms,
+                        whole.window_start_ms + whole.width_ms
+                    ],
+                    rollup_of,
+                )?;
+                for row in rows {
+                    found.push(row?);
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
     /// Rows that match a query.
     pub async fn rollups(&self, query: RollupQuery) -> Result<Vec<Rollup>, StoreError> {
         self.read("read rollups", move |connection| {

@@ -340,6 +340,20 @@ async fn a_mark_that_grew_while_its_window_was_merged_stays(records: Records) {
     assert_eq!(store.rollups_by_keys(vec![tier(0)]).await.expect("read"), vec![merged]);
 }
 
+async fn the_parts_of_longer_windows_are_found_by_the_windows_they_lie_in(records: Records) {
+    let store = &records.store;
+    let owned = take(store, "a", 0).await;
+    let rows = (0..4).map(|n| rollup(n * 10 * MINUTE_MS, "tcp://a:1")).collect();
+    commit(store, owned, 1, of(rows)).await;
+    let whole = |start| RollupKey { width_ms: 900_000, ..key(start, "tcp://a:1") };
+    let other = RollupKey { target: "tcp://b:1".into(), ..whole(0) };
+    let found = store.rollups_within(vec![whole(0), whole(1_800_000), other], MINUTE_MS).await.expect("read");
+    let mut starts: Vec<_> = found.iter().map(|row| row.key.window_start_ms).collect();
+    starts.sort_unstable();
+    assert_eq!(starts, vec![0, 600_000, 1_800_000]);
+    assert!(store.rollups_within(Vec::new(), MINUTE_MS).await.expect("read").is_empty());
+}
+
 async fn an_event_kept_aside_is_asked_for_once_and_settled_by_the_commit_that_counts_it(records: Records) {
     let store = &records.store;
     let owned = take(store, "a", 0).await;
@@ -391,6 +405,7 @@ promised!(
     a_list_of_rollups_goes_on_after_its_cursor,
     old_windows_are_forgotten_by_length_and_later_ones_stay,
     a_mark_that_grew_while_its_window_was_merged_stays,
+    the_parts_of_longer_windows_are_found_by_the_windows_they_lie_in,
     an_event_kept_aside_is_asked_for_once_and_settled_by_the_commit_that_counts_it,
     an_aggregator_that_beat_again_is_not_forgotten,
 );

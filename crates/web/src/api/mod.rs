@@ -9,6 +9,7 @@ pub(crate) mod enrol;
 mod measures;
 mod network;
 pub(crate) mod nodes;
+pub mod pipeline;
 mod session;
 mod system;
 pub(crate) mod targets;
@@ -87,7 +88,10 @@ pub fn router() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .routes(routes!(network::probes))
         .routes(routes!(network::rollups))
         .routes(routes!(network::diagnoses))
-        .routes(routes!(network::dead_letters))
+        .routes(routes!(network::probe))
+        .routes(routes!(pipeline::pipeline))
+        .routes(routes!(pipeline::dead_letters))
+        .routes(routes!(pipeline::replay))
         .routes(routes!(enrol::join))
         .routes(routes!(enrol::join_tokens, enrol::add_join_token))
         .routes(routes!(enrol::revoke_join_token))
@@ -97,7 +101,8 @@ pub fn router() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .routes(routes!(access::revoke_token))
         .routes(routes!(access::audit))
         .split_for_parts();
-    let events = OpenApiRouter::<Arc<State>>::default().routes(routes!(events::accept)).split_for_parts().1;
+    let events =
+        OpenApiRouter::<Arc<events::Gate>>::default().routes(routes!(events::accept)).split_for_parts().1;
     document.merge(events);
     let served = document.clone();
     let router = router

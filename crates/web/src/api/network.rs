@@ -6,15 +6,19 @@ use axum::{
     Json,
     extract::{self, Query},
 };
+use caelum_engine::{
+    completeness::{gaps, missing_within},
+    window::tier,
+};
 use caelum_model::{
     UnixMs,
     diagnosis::Diagnosis,
     event::{ErrorStage, Family},
     id::ClientId,
-    rollup::{MINUTE_MS, Measure, Rollup, RollupKey, RollupState},
+    rollup::{MINUTE_MS, Measure, Rollup, RollupKey, RollupState, SeenRanges},
     wire::ErrorJson,
 };
-use caelum_store::{DeadLetterQuery, RollupQuery};
+use caelum_store::RollupQuery;
 use serde::{Deserialize, Serialize};
 
 use super::measures::{MeasureJson, merge, summarise};
@@ -65,6 +69,129 @@ pub async fn probes(
     Ok(Json(ProbesJson { probes, next_cursor: None }))
 }
 
+/// Numbers that have not arrived, between two that have.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct GapJson {
+    epoch: u64,
+    first: u64,
+    last: u64,
+    events: u64,
+    /// When the event before was measured.
+    from_ms: UnixMs,
+    /// When the event after was measured.
+    to_ms: UnixMs,
+}
+
+/// Events of a probe in one minute.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct CompletenessJson {
+    window_start_ms: UnixMs,
+    counted: u64,
+    missing: u64,
+    late_merged: u64,
+}
+
+/// One probe, and how complete what it sent is.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct OneProbeJson {
+    #[serde(flatten)]
+    probe: ProbeJson,
+    partition: u16,
+    /// Gaps in its numbers, newest first; at most 100.
+    gaps: Vec<GapJson>,
+    /// The last hours, a minute each, oldest first.
+    minutes: Vec<CompletenessJson>,
+}
+
+/// How far back the completeness of a probe is shown.
+#[derive(Deserialize, utoipa::IntoParams)]
+pub struct ProbeQuery {
+    /// Hours, 1 to 24; 2 unless given.
+    hours: Option<i64>,
+}
+
+/// Gaps that are listed.
+const GAPS_SHOWN: usize = 100;
+/// Rows that are looked through for one probe.
+const ROWS_MAX: usize = 100_000;
+
+/// A probe and the completeness of what it sent.
+#[utoipa::path(get, path = "/api/probes/{client_id}", tag = "network", params(ProbeQuery),
+    security(("token" = ["read"]), ("session" = [])),
+    responses((status = 200, body = OneProbeJson), (status = 404, body = ErrorJson)))]
+pub async fn probe(
+    _: Person,
+    extract::State(state): extract::State<Arc<State>>,
+    extract::Path(client_id): extract::Path<String>,
+    Query(query): Query<ProbeQuery>,
+) -> Result<Json<OneProbeJson>, ApiError> {
+    let hours = query.hours.unwrap_or(2).clamp(1, 24);
+    Ok(Json(one_probe(&state, &client_id, hours).await?))
+}
+
+/// What is known of one probe.
+pub(crate) async fn one_probe(state: &State, client_id: &str, hours: i64) -> Result<OneProbeJson, ApiError> {
+    let probes = state.store.probes().await?;
+    let summary = probes
+        .into_iter()
+        .find(|probe| probe.client_id.as_str() == client_id)
+        .ok_or(ApiError::NotFound("probe"))?;
+    let seen = state.store.client_seen_ranges(summary.partition, &summary.client_id).await?;
+    let mut listed: Vec<GapJson> = seen
+        .iter()
+        .flat_map(|seen| gaps(seen).into_iter().map(|gap| (seen.epoch, gap)))
+        .map(|(epoch, gap)| GapJson {
+            epoch,
+            first: gap.first,
+            last: gap.last,
+            events: gap.events(),
+            from_ms: gap.from_ms,
+            to_ms: gap.to_ms,
+        })
+        .collect();
+    listed.sort_by_key(|gap| std::cmp::Reverse(gap.to_ms));
+    listed.truncate(GAPS_SHOWN);
+    let to_ms = state.now_ms().div_euclid(MINUTE_MS) * MINUTE_MS + MINUTE_MS;
+    let from_ms = to_ms - hours * 60 * MINUTE_MS;
+    let rows = state
+        .store
+        .rollups(RollupQuery {
+            width_ms: MINUTE_MS,
+            client_id: Some(client_id.to_owned()),
+            from_ms: Some(from_ms),
+            to_ms: Some(to_ms),
+            limit: ROWS_MAX,
+            ..RollupQuery::default()
+        })
+        .await?;
+    let mut counted: BTreeMap<UnixMs, (u64, u64)> = BTreeMap::new();
+    for row in rows {
+        let (count, late) = counted.entry(row.key.window_start_ms).or_default();
+        *count += row.count_total;
+        *late += row.late_merged;
+    }
+    let minutes = (0..hours * 60)
+        .map(|n| from_ms + n * MINUTE_MS)
+        .map(|window_start_ms| {
+            let (counted, late_merged) = counted.get(&window_start_ms).copied().unwrap_or_default();
+            let missing = missing_within(&seen, window_start_ms, window_start_ms + MINUTE_MS);
+            CompletenessJson { window_start_ms, counted, missing, late_merged }
+        })
+        .collect();
+    Ok(OneProbeJson {
+        partition: summary.partition.0,
+        probe: ProbeJson {
+            client_id: summary.client_id,
+            last_event_ms: summary.last_event_ms,
+            counted: summary.counted,
+            missing: summary.missing,
+            too_late: summary.too_late,
+        },
+        gaps: listed,
+        minutes,
+    })
+}
+
 /// Which rollups.
 #[derive(Deserialize, utoipa::IntoParams)]
 pub struct RollupsQuery {
@@ -76,7 +203,7 @@ pub struct RollupsQuery {
     from: Option<UnixMs>,
     /// Windows that start before.
     to: Option<UnixMs>,
-    /// Window length, ms; only 60000 so far.
+    /// Window length, ms: 60000 (the default), 900000, 21600000 or 86400000.
     width: Option<i64>,
     /// Only this measure.
     measure: Option<String>,
@@ -100,6 +227,11 @@ pub struct RollupJson {
     errors_by_stage: BTreeMap<ErrorStage, u64>,
     errors_by_class: BTreeMap<String, u64>,
     measures: BTreeMap<Measure, MeasureJson>,
+    /// Events counted, and those that may still belong to it.
+    expected: u64,
+    /// Numbers of this probe that have not arrived and were, by the events around them, measured in this
+    /// window, whatever their target.
+    missing: u64,
     late_merged: u64,
     diagnosis_label: Option<String>,
     diagnosis_confidence: Option<f64>,
@@ -124,8 +256,10 @@ pub async fn rollups(
     extract::State(state): extract::State<Arc<State>>,
     Query(query): Query<RollupsQuery>,
 ) -> Result<Json<RollupsJson>, ApiError> {
-    if query.width.is_some_and(|width| width != MINUTE_MS) {
-        return Err(ApiError::InvalidRequest("width: only 60000 is kept so far".into()));
+    let width_ms = query.width.unwrap_or(MINUTE_MS);
+    if !tier::WIDTHS_MS.contains(&width_ms) {
+        let known = tier::WIDTHS_MS.map(|width| width.to_string()).join(", ");
+        return Err(ApiError::InvalidRequest(format!("width is none of {known}")));
     }
     let measure = match query.measure.as_deref() {
         None => None,
@@ -139,7 +273,7 @@ pub async fn rollups(
     let rows = state
         .store
         .rollups(RollupQuery {
-            width_ms: MINUTE_MS,
+            width_ms,
             client_id: query.client_id,
             target: query.target,
             family: None,
@@ -151,7 +285,9 @@ pub async fn rollups(
         .await?;
     let next_cursor = rows.last().filter(|_| rows.len() == limit).map(|row| to_cursor(&row.key));
     let labels = labels(&state, &rows).await?;
-    let rollups = rows.into_iter().map(|row| to_json(row, measure, &labels)).collect::<Result<_, _>>()?;
+    let missing = Missing::of(&state, &rows).await?;
+    let rollups =
+        rows.into_iter().map(|row| to_json(row, measure, &labels, &missing)).collect::<Result<_, _>>()?;
     Ok(Json(RollupsJson { rollups, next_cursor }))
 }
 
@@ -167,7 +303,34 @@ async fn labels(state: &State, rows: &[Rollup]) -> Result<Labels, ApiError> {
         .collect())
 }
 
-fn to_json(row: Rollup, measure: Option<Measure>, labels: &Labels) -> Result<RollupJson, ApiError> {
+/// What is counted of the probes of a page of rows.
+struct Missing(BTreeMap<ClientId, Vec<SeenRanges>>);
+
+impl Missing {
+    async fn of(state: &State, rows: &[Rollup]) -> Result<Self, ApiError> {
+        let mut seen = BTreeMap::new();
+        for row in rows {
+            if !seen.contains_key(&row.key.client_id) {
+                let client_id = row.key.client_id.clone();
+                let ranges = state.store.client_seen_ranges(row.partition, &client_id).await?;
+                seen.insert(client_id, ranges);
+            }
+        }
+        Ok(Self(seen))
+    }
+
+    fn within(&self, key: &RollupKey) -> u64 {
+        let seen = self.0.get(&key.client_id).map_or(&[][..], Vec::as_slice);
+        missing_within(seen, key.window_start_ms, key.window_start_ms + key.width_ms)
+    }
+}
+
+fn to_json(
+    row: Rollup,
+    measure: Option<Measure>,
+    labels: &Labels,
+    missing: &Missing,
+) -> Result<RollupJson, ApiError> {
     let mut measures = merge(std::slice::from_ref(&row))?;
     if let Some(measure) = measure {
         measures.retain(|own, _| *own == measure);
@@ -175,6 +338,7 @@ fn to_json(row: Rollup, measure: Option<Measure>, labels: &Labels) -> Result<Rol
     let key = row.key;
     let place = (key.window_start_ms, key.client_id.clone(), key.target.clone(), key.family);
     let diagnosis = labels.get(&place);
+    let missing = missing.within(&key);
     Ok(RollupJson {
         width: key.width_ms,
         window_start_ms: key.window_start_ms,
@@ -187,6 +351,8 @@ fn to_json(row: Rollup, measure: Option<Measure>, labels: &Labels) -> Result<Rol
         errors_by_stage: row.errors_by_stage,
         errors_by_class: row.errors_by_class,
         measures: summarise(&measures),
+        expected: row.count_total + missing,
+        missing,
         late_merged: row.late_merged,
         diagnosis_label: diagnosis.map(|diagnosis| diagnosis.label.as_str().to_owned()),
         diagnosis_confidence: diagnosis.map(|diagnosis| diagnosis.confidence),
@@ -249,53 +415,4 @@ pub async fn diagnoses(
     });
     diagnoses.truncate(super::limit(query.limit));
     Ok(Json(DiagnosesJson { diagnoses, next_cursor: None }))
-}
-
-/// Which dead letters.
-#[derive(Deserialize, utoipa::IntoParams)]
-pub struct DeadLettersQuery {
-    /// At most so many.
-    limit: Option<usize>,
-}
-
-/// An event that was kept aside.
-#[derive(Serialize, utoipa::ToSchema)]
-pub struct DeadLetterJson {
-    client_id: ClientId,
-    ts_ms: UnixMs,
-    reason: String,
-    /// The event.
-    event: serde_json::Value,
-}
-
-/// Events that were kept aside.
-#[derive(Serialize, utoipa::ToSchema)]
-pub struct DeadLettersJson {
-    dead_letters: Vec<DeadLetterJson>,
-    next_cursor: Option<String>,
-}
-
-/// Events that were kept aside instead of being counted, newest first.
-#[utoipa::path(get, path = "/api/dead-letters", tag = "network", params(DeadLettersQuery),
-    security(("token" = ["read"]), ("session" = [])),
-    responses((status = 200, body = DeadLettersJson)))]
-pub async fn dead_letters(
-    _: Person,
-    extract::State(state): extract::State<Arc<State>>,
-    Query(query): Query<DeadLettersQuery>,
-) -> Result<Json<DeadLettersJson>, ApiError> {
-    let letters = state
-        .store
-        .dead_letters(DeadLetterQuery { limit: super::limit(query.limit), ..DeadLetterQuery::default() })
-        .await?;
-    let dead_letters = letters
-        .into_iter()
-        .map(|letter| DeadLetterJson {
-            client_id: letter.client_id,
-            ts_ms: letter.ts_ms,
-            reason: letter.reason,
-            event: serde_json::from_str(&letter.document).unwrap_or(serde_json::Value::Null),
-        })
-        .collect();
-    Ok(Json(DeadLettersJson { dead_letters, next_cursor: None }))
 }

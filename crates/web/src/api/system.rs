@@ -1,16 +1,16 @@
 //! The server itself: is it well, what has it done.
 
-use std::{fmt::Write, sync::Arc, sync::atomic::Ordering};
+use std::{sync::Arc, sync::atomic::Ordering};
 
 use axum::{
     Json, extract,
-    http::{StatusCode, header},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use caelum_model::{UnixMs, id::NodeId, node::Level, wire::ErrorJson};
 use serde::Serialize;
 
-use crate::{auth::Person, error::ApiError, state::State};
+use crate::{auth::Person, error::ApiError, exposition::Exposition, state::State};
 
 use super::nodes;
 
@@ -112,7 +112,7 @@ async fn collect(state: &State) -> Result<StatsJson, ApiError> {
     }
     let totals = state.store.pipeline_totals().await?;
     let depth = state.queue.depth();
-    let counters = &state.ingest.counters;
+    let counters = &state.gate.ingest.counters;
     Ok(StatsJson {
         nodes: counts,
         targets: state.store.targets().await?.len(),
@@ -141,26 +141,28 @@ pub async fn metrics(
     extract::State(state): extract::State<Arc<State>>,
 ) -> Result<Response, ApiError> {
     let stats = collect(&state).await?;
-    let mut text = String::new();
-    let mut add = |name: &str, kind: &str, help: &str, value: u64| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
-    };
+    let mut page = Exposition::default();
+    page.ingest(&state.gate.ingest.counters);
+    if let Some(progress) = &state.aggregator {
+        page.aggregator(progress);
+    }
+    page.queue(state.queue.depth());
     let p = &stats.pipeline;
-    add("caelum_ingest_events_accepted_total", "counter", "Events accepted since the start.", p.accepted);
-    add("caelum_ingest_events_rejected_total", "counter", "Events refused since the start.", p.rejected);
-    add(
-        "caelum_ingest_requests_turned_away_total",
-        "counter",
-        "Requests turned away because of rate or load.",
-        p.turned_away,
+    page.counter(
+        "caelum_pipeline_events_counted_total",
+        "Distinct events counted since the store was made.",
+        p.counted,
     );
-    add("caelum_aggregator_events_counted_total", "counter", "Distinct events counted.", p.counted);
-    add("caelum_aggregator_events_duplicate_total", "counter", "Duplicates left out.", p.duplicates);
-    add("caelum_aggregator_events_too_late_total", "counter", "Events too old to be counted.", p.too_late);
-    add("caelum_queue_records", "gauge", "Records in the queue.", p.queue_records);
-    add("caelum_queue_events", "gauge", "Events in the queue.", p.queue_events);
-    add("caelum_queue_bytes", "gauge", "Bytes in the queue.", p.queue_bytes);
+    page.counter(
+        "caelum_pipeline_events_duplicate_total",
+        "Duplicates left out since the store was made.",
+        p.duplicates,
+    );
+    page.counter(
+        "caelum_pipeline_events_too_late_total",
+        "Events too old to be counted since then.",
+        p.too_late,
+    );
     let counters = &state.cluster.counters;
     let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     let links = state.roster().members.iter().filter(|member| member.link.is_some()).count();
@@ -177,11 +179,11 @@ pub async fn metrics(
         ("links_refused", "Links that were refused.", count(&counters.links_refused)),
         ("link_frames_received", "Frames received on links.", count(&counters.frames_received)),
     ] {
-        add(&format!("caelum_discovery_{name}_total"), "counter", help, value);
+        page.counter(&format!("caelum_discovery_{name}_total"), help, value);
     }
-    add("caelum_discovery_links", "gauge", "Links that are up.", links as u64);
-    add("caelum_discovery_machines", "gauge", "Machines heard.", state.roster().machines.len() as u64);
-    add("caelum_nodes", "gauge", "Nodes.", stats.nodes.total as u64);
-    add("caelum_nodes_offline", "gauge", "Nodes that are offline.", stats.nodes.offline as u64);
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+    page.gauge("caelum_discovery_links", "Links that are up.", links as f64);
+    page.gauge("caelum_discovery_machines", "Machines heard.", state.roster().machines.len() as f64);
+    page.gauge("caelum_nodes", "Nodes.", stats.nodes.total as f64);
+    page.gauge("caelum_nodes_offline", "Nodes that are offline.", stats.nodes.offline as f64);
+    Ok(page.answer())
 }

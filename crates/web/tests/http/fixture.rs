@@ -27,7 +27,14 @@ use caelum_roles::{
     ingest::{Config, Ingest},
 };
 use caelum_store::Store;
-use caelum_web::{State, api::access, auth, serve::Transport, state};
+use caelum_web::{
+    State,
+    api::access,
+    auth,
+    events::{Gate, Limits},
+    serve::Transport,
+    state,
+};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 
@@ -109,10 +116,13 @@ impl Fixture {
             registrar: Arc::clone(&registrar),
             find_machine: Arc::new(move |id| known.lock().expect("held for a moment").get(id).copied()),
         };
+        let limits = Limits { body_bytes_max: BODY_BYTES_MAX, requests_per_s: 0 };
+        let gate = Gate::new(ingest, Arc::clone(&store), Arc::clone(&clock) as _, limits);
         let state = State::new(state::Parts {
             store,
             queue,
-            ingest,
+            gate,
+            aggregator: None,
             bus: Bus::default(),
             clock: Arc::clone(&clock) as _,
             node_id: NodeId::parse("n-test").expect("valid"),
@@ -122,11 +132,7 @@ impl Fixture {
             is_discovering: false,
             sweep: Vec::new(),
             certificate_fingerprint: "00".into(),
-            settings: state::Settings {
-                events_body_bytes_max: BODY_BYTES_MAX,
-                session_ttl_s: 3600,
-                allow_plaintext: false,
-            },
+            settings: state::Settings { minute_days: 30, session_ttl_s: 3600, allow_plaintext: false },
             stop: Default::default(),
             trust: Some(trust),
             thresholds: Thresholds::default(),

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use caelum_drivers::{
     clock::{Clock, SystemClock},
     host::{self, HostSampler},
@@ -28,28 +28,23 @@ use caelum_drivers::{
     spool::{Limits, Spool},
     tls,
 };
-use caelum_engine::window;
 use caelum_model::{
     cluster::NodeRole,
     config::{Config, Plaintext},
     host::HostIdentity,
     id::ClientId,
     node::LinkFacts,
-    rollup::MINUTE_MS,
     target::Target,
 };
-use caelum_queue::{Embedded, Queue};
 use caelum_roles::{
-    aggregator::{self, Aggregator},
+    aggregator::Progress,
     bus::{Bus, Change},
     diagnoser::Diagnoser,
-    ingest::{self, Ingest},
-    keeper::Keeper,
     probe::Probe,
     sampler::Sampler,
 };
 use caelum_store::Store;
-use caelum_web::{State, cluster::Door, serve, state};
+use caelum_web::{State, cluster::Door, events::Gate, serve, state};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{broadcast::error::RecvError, watch},
@@ -58,7 +53,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::identity::Identity;
 use crate::{
-    commands::neighbours,
+    commands::{
+        backends, neighbours,
+        pipeline::{aggregator_of, ingest_of, keeper_of, limits_of},
+    },
     config::Settings,
     data::DataDirectory,
     exit::{Exit, Unreachable},
@@ -69,8 +67,6 @@ use crate::{
 const DRAIN_MAX: Duration = Duration::from_millis(1500);
 /// Time for all parts to end; past it the process ends all the same, and what was acknowledged is safe.
 const STOP_MAX: Duration = Duration::from_millis(4500);
-/// Bytes that may wait in the queue before events are refused.
-const QUEUE_BYTES_MAX: u64 = 4 << 30;
 /// glibc keeps a heap a thread; two are enough and keep memory small over days.
 #[cfg(target_env = "gnu")]
 const ARENAS_MAX: i32 = 2;
@@ -125,9 +121,8 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
     let config = settings.config.clone();
     let listeners = listen::listen(&settings)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = Arc::new(Store::open(&data.store_file())?);
-    let queue: Arc<dyn Queue> = Arc::new(Embedded::open(&data.root().join("queue.db"), QUEUE_BYTES_MAX)?);
-    keep_partitions(&store, config.aggregator.partitions).await?;
+    let backends = backends::open(&settings, &data).await?;
+    let (store, queue) = (Arc::clone(&backends.store), Arc::clone(&backends.queue));
     let identity = Arc::new(Identity::establish(&config, &data, &store, clock.now_ms()).await?);
     let addresses = listeners
         .iter()
@@ -140,17 +135,9 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
 
-    let ingest = Arc::new(Ingest::new(
-        Arc::clone(&queue),
-        Arc::clone(&store),
-        Arc::clone(&clock),
-        ingest::Config {
-            partitions: config.aggregator.partitions,
-            rate_events_per_s: rate(config.ingest.rate_limit_events_per_s),
-            rate_burst_events: rate(config.ingest.rate_burst_events),
-            backlog_events_max: config.ingest.max_backlog_events,
-        },
-    ));
+    let ingest = ingest_of(&config, &store, &queue, &clock);
+    let gate = Gate::new(ingest, Arc::clone(&store), Arc::clone(&clock), limits_of(&config));
+    let progress = Arc::new(Progress::new(host::hostname()));
     let thresholds = store.thresholds().await?.unwrap_or(config.health);
     let own = own_address(&addresses)?;
     let (cluster, links, dial) = cluster::start(
@@ -173,14 +160,15 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
     let state = State::new(state::Parts {
         store: Arc::clone(&store),
         queue: Arc::clone(&queue),
-        ingest,
+        gate,
+        aggregator: Some(Arc::clone(&progress)),
         bus: bus.clone(),
         clock: Arc::clone(&clock),
         node_id: identity.node_id.clone(),
         cluster_name: config.cluster.name.clone(),
         certificate_fingerprint: identity.fingerprint.clone(),
         settings: state::Settings {
-            events_body_bytes_max: usize::try_from(config.ingest.max_body_bytes).unwrap_or(usize::MAX),
+            minute_days: config.aggregator.rollup_days,
             session_ttl_s: config.sessions.ttl_s,
             allow_plaintext: config.tls.plaintext == Plaintext::Allow,
         },
@@ -196,22 +184,14 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         thresholds,
     });
 
-    tasks.spawn(aggregator_of(&config, &store, &queue, &bus, &clock).run(stop.clone()));
+    let owner = identity.node_id.as_str();
+    tasks.spawn(aggregator_of(&config, &backends, &bus, &clock, owner, progress).run(stop.clone()));
     tasks.spawn(
         Diagnoser { store: Arc::clone(&store), bus: bus.clone(), clock: Arc::clone(&clock) }
             .run(stop.clone()),
     );
     tasks.spawn(sampler_of(&config, &identity, &store, &bus, &clock).run(stop.clone()));
-    tasks.spawn(
-        Keeper {
-            store: Arc::clone(&store),
-            clock: Arc::clone(&clock),
-            history_hours: config.agent.history_hours,
-            rollup_days: config.aggregator.rollup_days,
-            verdict_days: config.diagnoser.history_days,
-        }
-        .run(stop.clone()),
-    );
+    tasks.spawn(keeper_of(&config, &store, &clock).run(stop.clone()));
 
     let watched = targets::establish(&config, &store, own, clock.now_ms()).await?;
     if config.probe.enabled {
@@ -260,56 +240,9 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
     if let Err(error) = fs::remove_file(data.ready_file()) {
         tracing::debug!(code = "up.ready_file_stays", %error, "the ready file could not be removed");
     }
-    queue.close();
-    store.close();
+    backends.close();
     tracing::info!(code = "up.stopped", "stopped");
     Ok(Exit::Fine)
-}
-
-/// The stream's parts are fixed when it is made: with another number, probes would change their part and
-/// what is counted of them would not be found.
-async fn keep_partitions(store: &Store, partitions: u16) -> Result<()> {
-    match store.fact("partitions").await? {
-        None => Ok(store.put_fact("partitions", partitions.to_string()).await?),
-        Some(kept) if kept == partitions.to_string() => Ok(()),
-        Some(kept) => Err(anyhow!(
-            "aggregator.partitions is {partitions}, and this data directory was made with {kept}: the number \
-             cannot change; set it back"
-        )),
-    }
-}
-
-/// A rate of the settings, where 0 means none.
-fn rate(configured: u64) -> u32 {
-    match configured {
-        0 => u32::MAX / 2,
-        rate => u32::try_from(rate).unwrap_or(u32::MAX / 2),
-    }
-}
-
-fn aggregator_of(
-    config: &Config,
-    store: &Arc<Store>,
-    queue: &Arc<dyn Queue>,
-    bus: &Bus,
-    clock: &Arc<dyn Clock>,
-) -> Aggregator {
-    let lateness_days = i64::try_from(config.aggregator.lateness_days).unwrap_or(7);
-    Aggregator {
-        queue: Arc::clone(queue),
-        store: Arc::clone(store),
-        bus: bus.clone(),
-        clock: Arc::clone(clock),
-        owner: format!("up-{}", std::process::id()),
-        config: aggregator::Config {
-            partitions: config.aggregator.partitions,
-            commit_interval: Duration::from_millis(config.aggregator.commit_interval_ms),
-            window: window::Config {
-                lateness_ms: lateness_days * 24 * 60 * MINUTE_MS,
-                ..window::Config::default()
-            },
-        },
-    }
 }
 
 /// Everything that this process runs.

@@ -1,0 +1,133 @@
+//! What a process stands on: the records and the event stream, where the settings say they are.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use caelum_queue::Queue;
+use caelum_store::Store;
+
+use crate::{
+    config::{Fault, Faults, Settings, keys},
+    data::DataDirectory,
+    exit::Unreachable,
+};
+
+/// Bytes that may wait in the queue before events are refused.
+const QUEUE_BYTES_MAX: u64 = 4 << 30;
+/// How long a start waits for backends that start at the same time.
+const AWAIT_MAX: Duration = Duration::from_secs(60);
+/// Time between tries.
+const AWAIT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Records and event stream.
+pub(super) struct Backends {
+    pub(super) store: Arc<Store>,
+    pub(super) queue: Arc<dyn Queue>,
+    /// Whether others may use them at the same time.
+    pub(super) is_shared: bool,
+}
+
+impl Backends {
+    /// Waits until everything that was accepted is durable.
+    pub(super) fn close(&self) {
+        self.queue.close();
+        self.store.close();
+    }
+}
+
+/// Opens both, and makes what is missing. Waits a while for servers that are just starting.
+pub(super) async fn open(settings: &Settings, data: &DataDirectory) -> Result<Backends> {
+    let store_address = store_address(settings, data)?;
+    let is_shared = store_address.is_shared();
+    let store = Arc::new(open_store(&store_address).await?);
+    let partitions = settings.config.aggregator.partitions;
+    keep_partitions(&store, partitions).await?;
+    let queue_address = queue_address(settings, data)?;
+    let options = caelum_queue::Options { partitions, max_bytes: QUEUE_BYTES_MAX };
+    let queue = insist(&queue_address.to_string(), async || {
+        caelum_queue::open(&queue_address, options).await.map_err(|error| match error {
+            away @ caelum_queue::OpenError::Unreachable { .. } => Refused::ForNow(away.into()),
+            other => Refused::ForGood(other.into()),
+        })
+    })
+    .await?;
+    Ok(Backends { store, queue, is_shared })
+}
+
+/// Opens the records alone.
+pub(super) async fn open_store(address: &caelum_store::Address) -> Result<Store> {
+    insist(&address.to_string(), async || {
+        Store::connect(address).await.map_err(|error| match error {
+            away @ caelum_store::OpenError::Away { .. } => Refused::ForNow(away.into()),
+            other => Refused::ForGood(other.into()),
+        })
+    })
+    .await
+}
+
+/// Where the settings say that the records are.
+pub(super) fn store_address(settings: &Settings, data: &DataDirectory) -> Result<caelum_store::Address> {
+    match &settings.config.server.store {
+        Some(text) => text.parse().map_err(|error| fault(settings, "server.store", &error)),
+        None => Ok(caelum_store::Address::Sqlite(data.store_file())),
+    }
+}
+
+fn queue_address(settings: &Settings, data: &DataDirectory) -> Result<caelum_queue::Address> {
+    match &settings.config.server.queue {
+        Some(text) => text.parse().map_err(|error| fault(settings, "server.queue", &error)),
+        None => Ok(caelum_queue::Address::Embedded(queue_file(data.root()))),
+    }
+}
+
+fn queue_file(root: &Path) -> std::path::PathBuf {
+    root.join("queue.db")
+}
+
+fn fault(settings: &Settings, key: &str, error: &dyn std::fmt::Display) -> anyhow::Error {
+    let origin = settings.origins[keys::position(key)].clone();
+    Faults(vec![Fault { origin, key: key.to_owned(), what: error.to_string() }]).into()
+}
+
+enum Refused {
+    ForNow(anyhow::Error),
+    ForGood(anyhow::Error),
+}
+
+async fn insist<T>(place: &str, open: impl AsyncFn() -> Result<T, Refused>) -> Result<T> {
+    let started = tokio::time::Instant::now();
+    let mut is_told = false;
+    loop {
+        match open().await {
+            Ok(opened) => return Ok(opened),
+            Err(Refused::ForGood(error)) => return Err(error),
+            Err(Refused::ForNow(error)) if started.elapsed() >= AWAIT_MAX => {
+                return Err(Unreachable(format!(
+                    "{error:#}; it was tried for {} s: start it, or correct the address",
+                    AWAIT_MAX.as_secs()
+                ))
+                .into());
+            }
+            Err(Refused::ForNow(error)) => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!(code = "start.waiting", place, "waiting for a backend: {error:#}");
+                }
+            }
+        }
+        tokio::time::sleep(AWAIT_PAUSE).await;
+    }
+}
+
+/// The stream's parts are fixed when it is made: with another number, probes would change their part and
+/// what is counted of them would not be found.
+async fn keep_partitions(store: &Store, partitions: u16) -> Result<()> {
+    let kept = store.fact("partitions").await.context("read the number of partitions")?;
+    match kept {
+        None => Ok(store.put_fact("partitions", partitions.to_string()).await?),
+        Some(kept) if kept == partitions.to_string() => Ok(()),
+        Some(kept) => Err(anyhow!(
+            "aggregator.partitions is {partitions}, and these records were made with {kept}: the number cannot \
+             change; set it back"
+        )),
+    }
+}

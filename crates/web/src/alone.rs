@@ -1,0 +1,94 @@
+//! What a role answers when it runs alone: is it well, and its numbers for Prometheus.
+//!
+//! Neither needs a login, since neither says more than counts; both are served on an address of their own,
+//! which is this machine's only unless the settings say otherwise. Events are served elsewhere.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router, extract,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use caelum_queue::Queue;
+use caelum_roles::{aggregator::Progress, ingest::Ingest};
+use caelum_store::Store;
+use serde::Serialize;
+
+use crate::exposition::Exposition;
+
+/// A backend that takes longer is not well.
+const CHECK_MAX: Duration = Duration::from_secs(3);
+
+/// What a lone role stands on.
+pub struct Alone {
+    /// Its name.
+    pub role: &'static str,
+    /// Records.
+    pub store: Arc<Store>,
+    /// The event stream.
+    pub queue: Arc<dyn Queue>,
+    /// The way in for events, where it is part of the role.
+    pub ingest: Option<Arc<Ingest>>,
+    /// The aggregator's progress, where it is part of the role.
+    pub aggregator: Option<Arc<Progress>>,
+}
+
+/// Whether a role is well.
+#[derive(Serialize)]
+struct AloneHealthJson {
+    /// `healthy` or `degraded`.
+    status: &'static str,
+    role: &'static str,
+    version: &'static str,
+    /// What does not work, in words; empty while healthy.
+    problems: Vec<String>,
+}
+
+/// `/health` and `/metrics`.
+pub fn router(alone: Arc<Alone>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .fallback(crate::error::not_found)
+        .with_state(alone)
+}
+
+/// Load balancers ask this: 200 while the role can do its work, else 503 with what is missing.
+async fn health(extract::State(alone): extract::State<Arc<Alone>>) -> Response {
+    let mut problems = Vec::new();
+    let store = tokio::time::timeout(CHECK_MAX, alone.store.fact("partitions"));
+    let queue = tokio::time::timeout(CHECK_MAX, alone.queue.status());
+    let (store, queue) = tokio::join!(store, queue);
+    match store {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => problems.push(format!("the store: {error}")),
+        Err(_) => problems.push("the store does not answer".to_owned()),
+    }
+    match queue {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => problems.push(format!("the queue: {error}")),
+        Err(_) => problems.push("the queue does not answer".to_owned()),
+    }
+    let status = if problems.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = AloneHealthJson {
+        status: if problems.is_empty() { "healthy" } else { "degraded" },
+        role: alone.role,
+        version: env!("CARGO_PKG_VERSION"),
+        problems,
+    };
+    (status, Json(body)).into_response()
+}
+
+async fn metrics(extract::State(alone): extract::State<Arc<Alone>>) -> Response {
+    let mut page = Exposition::default();
+    if let Some(ingest) = &alone.ingest {
+        page.ingest(&ingest.counters);
+    }
+    if let Some(progress) = &alone.aggregator {
+        page.aggregator(progress);
+    }
+    page.queue(alone.queue.depth());
+    page.answer()
+}

@@ -1,0 +1,141 @@
+//! Numbers in Prometheus' text format, version 0.0.4.
+
+use std::{
+    fmt::Write,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use axum::{
+    http::header,
+    response::{IntoResponse, Response},
+};
+use caelum_roles::{aggregator::Progress, ingest};
+
+/// A page of numbers under construction.
+#[derive(Debug, Default)]
+pub struct Exposition {
+    text: String,
+    last_name: String,
+}
+
+impl Exposition {
+    /// A number that only grows.
+    pub fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.sample("counter", name, help, "", value as f64);
+    }
+
+    /// A number that goes up and down.
+    pub fn gauge(&mut self, name: &str, help: &str, value: f64) {
+        self.sample("gauge", name, help, "", value);
+    }
+
+    /// A number of one kind among few; samples of one name follow each other. The label's value must be one
+    /// that needs no escape.
+    pub fn labelled(&mut self, kind: &str, name: &str, help: &str, label: (&str, &str), value: f64) {
+        debug_assert!(!label.1.contains(['"', '\\', '\n']), "a label is a plain word");
+        self.sample(kind, name, help, &format!("{{{}=\"{}\"}}", label.0, label.1), value);
+    }
+
+    fn sample(&mut self, kind: &str, name: &str, help: &str, labels: &str, value: f64) {
+        if self.last_name != name {
+            self.last_name = name.to_owned();
+            // Writing to a String cannot fail.
+            let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        }
+        let _ = writeln!(self.text, "{name}{labels} {value}");
+    }
+
+    /// What ingest has done.
+    pub fn ingest(&mut self, counters: &ingest::Counters) {
+        self.counter(
+            "caelum_ingest_events_accepted_total",
+            "Events accepted since the start.",
+            read(&counters.accepted),
+        );
+        self.counter(
+            "caelum_ingest_events_duplicate_total",
+            "Of those, events known to have been accepted before.",
+            read(&counters.duplicate),
+        );
+        self.counter(
+            "caelum_ingest_events_rejected_total",
+            "Events refused since the start.",
+            read(&counters.rejected),
+        );
+        self.counter(
+            "caelum_ingest_requests_turned_away_total",
+            "Requests turned away because of rate or load.",
+            read(&counters.turned_away),
+        );
+        let seconds = read(&counters.append_us) as f64 / 1e6;
+        let help = "Time that requests waited for the queue to say durable.";
+        self.sample("counter", "caelum_ingest_append_seconds_total", help, "", seconds);
+    }
+
+    /// What this process's aggregator has done.
+    pub fn aggregator(&mut self, progress: &Progress) {
+        for (name, help, counter) in [
+            ("events_counted", "Distinct events counted since the start.", &progress.counted),
+            ("events_duplicate", "Duplicates left out since the start.", &progress.duplicates),
+            ("events_too_late", "Events too old to be counted since the start.", &progress.too_late),
+            ("events_replayed", "Events kept aside that were counted after all.", &progress.replayed),
+            ("rows_written", "Rows written, longer windows included.", &progress.rows),
+            ("commits", "Commits done.", &progress.commits),
+            (
+                "commits_retried",
+                "Commits that were refused for the moment and tried again.",
+                &progress.commits_retried,
+            ),
+            ("records_damaged", "Records that could not be read.", &progress.damaged),
+            ("partitions_taken", "Times that a partition was taken.", &progress.taken),
+        ] {
+            self.counter(&format!("caelum_aggregator_{name}_total"), help, read(counter));
+        }
+        let seconds = read(&progress.commit_us) as f64 / 1e6;
+        self.sample(
+            "counter",
+            "caelum_aggregator_commit_seconds_total",
+            "Time spent in commits.",
+            "",
+            seconds,
+        );
+        let held = progress.held();
+        let windows: usize = held.values().map(|held| held.windows).sum();
+        self.gauge("caelum_aggregator_partitions", "Partitions in hand.", held.len() as f64);
+        self.gauge("caelum_aggregator_windows", "Windows in memory.", windows as f64);
+    }
+
+    /// What waits in the queue.
+    pub fn queue(&mut self, depth: caelum_queue::Depth) {
+        self.gauge("caelum_queue_records", "Records in the queue.", depth.records as f64);
+        self.gauge("caelum_queue_events", "Events in the queue.", depth.events as f64);
+        self.gauge("caelum_queue_bytes", "Bytes in the queue.", depth.bytes as f64);
+    }
+
+    /// The page.
+    pub fn answer(self) -> Response {
+        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], self.text).into_response()
+    }
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_and_type_are_said_once_for_all_samples_of_a_name() {
+        let mut page = Exposition::default();
+        page.labelled("gauge", "a", "What it is.", ("partition", "1"), 2.0);
+        page.labelled("gauge", "a", "What it is.", ("partition", "2"), 0.5);
+        page.counter("b", "Another.", 3);
+        assert_eq!(
+            page.text,
+            "# HELP a What it is.\n# TYPE a gauge\na{partition=\"1\"} 2\na{partition=\"2\"} 0.5\n\
+             # HELP b Another.\n# TYPE b counter\nb 3\n"
+        );
+    }
+}
