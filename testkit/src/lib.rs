@@ -13,6 +13,7 @@ pub mod flood;
 pub mod lab;
 pub mod measure;
 pub mod nats;
+pub mod postgres;
 pub mod powercut;
 pub mod process;
 pub mod server;

@@ -60,3 +60,29 @@ pub struct StoreHealth {
     /// Each replica that the address names.
     pub replicas: Vec<ReplicaHealth>,
 }
+
+/// How much room a table takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TableStatus {
+    /// Its name.
+    pub name: String,
+    /// Rows, by the database's own estimate.
+    pub rows: u64,
+    /// Bytes, indexes included.
+    pub bytes: u64,
+}
+
+/// How large the store is, and what lies where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StoreStatus {
+    /// How it stands.
+    pub health: StoreHealth,
+    /// The newest schema that this version knows.
+    pub known_schema: u32,
+    /// Bytes of all of it.
+    pub bytes: u64,
+    /// Tables, by name.
+    pub tables: Vec<TableStatus>,
+    /// Parts of the rollups' table, by name.
+    pub parts: Vec<TableStatus>,
+}

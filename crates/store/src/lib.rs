@@ -3,7 +3,7 @@
 //! Only this crate speaks SQL. It keeps what it is given and decides nothing: which rows change is the
 //! engine's word, when they are written is a role's.
 //!
-//! [`Store`] is what callers hold. Behind it is a backend, [`sqlite`], a file a noun: `nodes`, `targets`,
+//! [`Store`] is what callers hold. Behind it is a backend, [`sqlite`] or [`postgres`], a file a noun: `nodes`, `targets`,
 //! `people`, `enrolments`, `partitions`, `rollups`, `seen`, `tiers`, `dead_letters`, `verdicts`, `coordination`,
 //! `settings`. The list of everything a backend must do is [`records`]. Shapes that callers pass in and get
 //! back are in [`query`].
@@ -12,6 +12,7 @@
 
 mod address;
 mod health;
+pub mod postgres;
 pub mod query;
 mod records;
 pub mod sqlite;
@@ -19,7 +20,7 @@ pub mod sqlite;
 use std::path::Path;
 
 pub use address::{Address, InvalidAddress, PostgresAddress};
-pub use health::{Place, ReadsFrom, ReplicaHealth, StoreHealth};
+pub use health::{Place, ReadsFrom, ReplicaHealth, StoreHealth, StoreStatus, TableStatus};
 pub use query::{
     AdmitOutcome, AggregatorBeat, AggregatorRound, CommitOutcome, DeadLetter, DeadLetterCount,
     DeadLetterQuery, DeadLetterState, Ownership, PartitionStatus, PipelineTotals, ProbeSummary,
@@ -36,6 +37,7 @@ pub struct Store {
 
 enum Backend {
     Sqlite(sqlite::Sqlite),
+    Postgres(postgres::Postgres),
 }
 
 impl Store {
@@ -51,10 +53,22 @@ impl Store {
     pub async fn connect(address: &Address) -> Result<Self, OpenError> {
         match address {
             Address::Sqlite(path) => Self::open(path),
-            Address::Postgres(address) => Err(OpenError::Away {
-                place: address.to_string(),
-                source: "this build has no backend for it".into(),
-            }),
+            Address::Postgres(address) => {
+                let postgres = postgres::Postgres::connect(address).await?;
+                Ok(Self { backend: Backend::Postgres(postgres) })
+            }
+        }
+    }
+
+    /// Opens the records at an address and leaves a server's schema as it is: for looking only. A file is
+    /// opened as ever.
+    pub async fn reach(address: &Address) -> Result<Self, OpenError> {
+        match address {
+            Address::Sqlite(path) => Self::open(path),
+            Address::Postgres(address) => {
+                let postgres = postgres::Postgres::reach(address).await?;
+                Ok(Self { backend: Backend::Postgres(postgres) })
+            }
         }
     }
 
@@ -62,6 +76,7 @@ impl Store {
     pub fn reads(&self) -> ReadsFrom {
         match &self.backend {
             Backend::Sqlite(_) => ReadsFrom::default(),
+            Backend::Postgres(postgres) => postgres.reads(),
         }
     }
 
@@ -69,6 +84,7 @@ impl Store {
     pub fn close(&self) {
         match &self.backend {
             Backend::Sqlite(sqlite) => sqlite.close(),
+            Backend::Postgres(postgres) => postgres.close(),
         }
     }
 }

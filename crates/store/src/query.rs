@@ -1,5 +1,7 @@
 //! Shapes of questions and answers that are not the domain's own words.
 
+use std::hash::{Hash as _, Hasher as _};
+
 use caelum_model::{
     UnixMs,
     event::Family,
@@ -207,6 +209,30 @@ pub struct WindowCommit {
     pub duplicates: u64,
     /// Events too old to be counted in this commit.
     pub too_late: u64,
+}
+
+impl WindowCommit {
+    /// A number that tells this commit from any other that its owner may make, never 0. A commit that is given
+    /// again because its answer was lost has the same, and so is known.
+    ///
+    /// Rows are told apart by what changes with each of their changes; their contents need not be read.
+    pub(crate) fn mark(&self, through: Offset) -> i64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        through.hash(&mut hasher);
+        for row in &self.rollups {
+            let standing = (row.count_total, row.late_merged, row.version, row.updated_at_ms);
+            (&row.key, standing, row.state.as_str()).hash(&mut hasher);
+        }
+        for seen in &self.seen {
+            (&seen.client_id, seen.epoch, &seen.ranges, seen.max_ts_ms, seen.too_late).hash(&mut hasher);
+        }
+        (&self.new_ids, self.forget_ids_before_minute, &self.stale_tiers, &self.replayed).hash(&mut hasher);
+        for letter in &self.dead_letters {
+            (&letter.client_id, letter.ts_ms, &letter.reason, &letter.document).hash(&mut hasher);
+        }
+        (self.counted, self.duplicates, self.too_late).hash(&mut hasher);
+        hasher.finish().cast_signed() | 1
+    }
 }
 
 /// What became of a commit.

@@ -19,7 +19,7 @@ use caelum_model::{
 use crate::{
     AdmitOutcome, AggregatorBeat, AggregatorRound, Backend, CommitOutcome, DeadLetter, DeadLetterCount,
     DeadLetterQuery, Ownership, PartitionStatus, PipelineTotals, ProbeSummary, RevisedRollup, RollupQuery,
-    StaleTier, Store, StoreError, StoreHealth, TierCommit, WindowCommit,
+    StaleTier, Store, StoreError, StoreHealth, StoreStatus, TierCommit, WindowCommit,
 };
 
 macro_rules! answer {
@@ -39,6 +39,7 @@ macro_rules! records {
                 pub async fn $name(&self, $($argument: $kind),*) -> Result<answer!($($answer)?), StoreError> {
                     match &self.backend {
                         Backend::Sqlite(sqlite) => sqlite.$name($($argument),*).await,
+                        Backend::Postgres(postgres) => postgres.$name($($argument),*).await,
                     }
                 }
             )+
@@ -66,6 +67,7 @@ records! {
 
     // rollups
     /// Stores what an aggregator changed, if it still owns the partition and the offset is where it left it.
+    /// A commit whose answer was lost may be given again, unchanged: it is stored once, and answered `Done`.
     fn commit_windows(partition: PartitionId, owned: Ownership, through: Offset, commit: WindowCommit) -> CommitOutcome;
     /// Rows of a partition whose windows start at or after a time.
     fn partition_rollups(partition: PartitionId, from_ms: UnixMs) -> Vec<Rollup>;
@@ -81,8 +83,8 @@ records! {
     fn rollups_since(rev: i64, limit: usize) -> Vec<RevisedRollup>;
     /// Number of the newest commit, 0 where there is none.
     fn newest_rev() -> i64;
-    /// Forgets windows of a length that start before a time, at most `limit` rows a call; answers how many
-    /// went.
+    /// Forgets windows of a length that start before a time; answers how many went. A backend may go by whole
+    /// days, and then keep a window up to a day longer and forget more than `limit` at once.
     fn drop_rollups(width_ms: i64, before_ms: UnixMs, limit: usize) -> usize;
 
     // seen
@@ -221,8 +223,10 @@ records! {
     fn sweep_keys(now_ms: UnixMs) -> usize;
 
     // mod
-    /// What the database finds wrong with its own file; empty where all is well.
+    /// What is wrong with the database, or with how it is set; empty where all is well.
     fn check() -> Vec<String>;
     /// Looks whether the store answers, and how it stands.
     fn health() -> StoreHealth;
+    /// How large the store is, and what lies where.
+    fn status() -> StoreStatus;
 }

@@ -12,14 +12,20 @@ const STEPS: &[&str] = &[
     include_str!("migrations/0001.sql"),
     include_str!("migrations/0002.sql"),
     include_str!("migrations/0003.sql"),
+    include_str!("migrations/0004.sql"),
 ];
+
+/// The newest schema this version knows.
+pub(super) fn known() -> u32 {
+    u32::try_from(STEPS.len()).expect("there are few steps")
+}
 
 pub(super) fn run(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
     let shown = || path.display().to_string();
     let found: u32 = connection
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .map_err(|source| OpenError::Open { place: shown(), source: Box::new(source) })?;
-    let known = u32::try_from(STEPS.len()).expect("there are few steps");
+    let known = known();
     if found > known {
         return Err(OpenError::TooNew { place: shown(), found, known });
     }

@@ -17,6 +17,7 @@
 mod coordination;
 mod dead_letters;
 mod enrolments;
+mod look;
 mod migrate;
 mod nodes;
 mod partitions;
@@ -28,9 +29,6 @@ mod targets;
 mod tiers;
 mod verdicts;
 
-#[cfg(test)]
-mod tests;
-
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, mpsc},
@@ -40,7 +38,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags, Transaction};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::{FaultKind, OpenError, ReadsFrom, StoreError, StoreHealth};
+use crate::{FaultKind, OpenError, StoreError};
 
 /// Reading connections.
 const READERS: usize = 3;
@@ -151,34 +149,6 @@ impl Sqlite {
             Some(result) => result.map_err(|source| fault(operation, source)),
             None => Err(StoreError::Closed { operation }),
         }
-    }
-
-    /// What the database finds wrong with its own file; empty where all is well.
-    pub async fn check(&self) -> Result<Vec<String>, StoreError> {
-        self.read("check the database", |connection| {
-            let mut statement = connection.prepare("pragma quick_check(20)")?;
-            let complaints = statement.query_map([], |row| row.get::<_, String>(0))?;
-            complaints.filter(|complaint| complaint.as_ref().map_or(true, |text| text != "ok")).collect()
-        })
-        .await
-    }
-
-    /// Looks whether the file can be read, and how it stands.
-    pub async fn health(&self) -> Result<StoreHealth, StoreError> {
-        let place = self.path.display().to_string();
-        self.read("look at the database", move |connection| {
-            Ok(StoreHealth {
-                backend: "sqlite",
-                place,
-                version: rusqlite::version().to_owned(),
-                is_too_old: false,
-                schema: connection.pragma_query_value(None, "user_version", |row| row.get(0))?,
-                is_primary: true,
-                reads: ReadsFrom::default(),
-                replicas: Vec::new(),
-            })
-        })
-        .await
     }
 
     /// Waits until every accepted write is on the disk and closes the file. Later calls answer `Closed`.
@@ -322,6 +292,15 @@ fn copy_of(error: &rusqlite::Error) -> rusqlite::Error {
 
 /// What the database said, in the store's own words.
 fn fault(operation: &'static str, source: rusqlite::Error) -> StoreError {
+    let source = match source {
+        rusqlite::Error::FromSqlConversionFailure(column, kind, cause) => {
+            match cause.downcast::<serde_json::Error>() {
+                Ok(source) => return StoreError::Document { operation, source: *source },
+                Err(cause) => rusqlite::Error::FromSqlConversionFailure(column, kind, cause),
+            }
+        }
+        other => other,
+    };
     let kind = match source.sqlite_error_code() {
         Some(rusqlite::ErrorCode::ConstraintViolation) => FaultKind::Conflict,
         Some(

@@ -29,12 +29,14 @@ impl Sqlite {
         through: Offset,
         commit: WindowCommit,
     ) -> Result<CommitOutcome, StoreError> {
+        let mark = commit.mark(through);
         self.write("commit windows", move |transaction| {
             let moved = transaction
                 .prepare_cached(
                     "update partitions set offset = ?4, counted = counted + ?5,
-                        duplicates = duplicates + ?6, too_late = too_late + ?7
-                     where partition = ?1 and fence = ?2 and offset = ?3",
+                        duplicates = duplicates + ?6, too_late = too_late + ?7, last_commit = ?8
+                     where partition = ?1 and fence = ?2 and offset = ?3
+                        and not (offset = ?4 and last_commit = ?8)",
                 )?
                 .execute(params![
                     partition.0,
@@ -43,10 +45,21 @@ impl Sqlite {
                     through.0 as i64,
                     commit.counted as i64,
                     commit.duplicates as i64,
-                    commit.too_late as i64
+                    commit.too_late as i64,
+                    mark
                 ])?;
             if moved == 0 {
-                return Ok(CommitOutcome::NotOwner);
+                // This very commit may have been stored before, and its answer lost.
+                let is_stored: bool = transaction
+                    .prepare_cached(
+                        "select exists (select 1 from partitions where partition = ?1 and fence = ?2
+                            and offset = ?3 and last_commit = ?4)",
+                    )?
+                    .query_row(
+                        params![partition.0, owned.fence.cast_signed(), through.0.cast_signed(), mark],
+                        |row| row.get(0),
+                    )?;
+                return Ok(if is_stored { CommitOutcome::Done } else { CommitOutcome::NotOwner });
             }
             put_rollups(transaction, &commit.rollups)?;
             put_seen(transaction, partition, &commit)?;

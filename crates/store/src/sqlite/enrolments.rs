@@ -11,9 +11,6 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{Sqlite, parse_id};
 use crate::{AdmitOutcome, StoreError};
 
-#[cfg(test)]
-mod tests;
-
 const TOKEN_COLUMNS: &str =
     "token_id, secret_sha256, role, uses_left, uses, created_at_ms, expires_at_ms, revoked_at_ms";
 const ENROLMENT_COLUMNS: &str =

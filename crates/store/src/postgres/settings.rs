@@ -1,0 +1,105 @@
+//! Facts about the store, settings changed at run time, and the audit log.
+
+use caelum_model::{UnixMs, access::AuditEntry, node::Thresholds};
+
+use super::{
+    Postgres,
+    session::{from_json, limit},
+    to_json,
+};
+use crate::StoreError;
+
+/// Lines the audit log keeps; older ones go first.
+const AUDIT_LINES_MAX: i64 = 200_000;
+
+impl Postgres {
+    /// A fact about the store, such as the id of this node.
+    pub async fn fact(&self, key: &'static str) -> Result<Option<String>, StoreError> {
+        let session = self.session("read a fact").await?;
+        let row = session.row("select value from meta where key = $1", &[&key]).await?;
+        row.map(|row| session.get(&row, 0)).transpose()
+    }
+
+    /// Stores a fact about the store.
+    pub async fn put_fact(&self, key: &'static str, value: String) -> Result<(), StoreError> {
+        let session = self.session("store a fact").await?;
+        session
+            .execute(
+                "insert into meta (key, value) values ($1, $2)
+                 on conflict (key) do update set value = excluded.value",
+                &[&key, &value],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// The thresholds set at run time, if any were.
+    pub async fn thresholds(&self) -> Result<Option<Thresholds>, StoreError> {
+        let session = self.session("read the thresholds").await?;
+        let row = session.row("select value from settings where key = 'thresholds'", &[]).await?;
+        row.map(|row| from_json(session.operation, &row, 0)).transpose()
+    }
+
+    /// Stores the thresholds set at run time.
+    pub async fn put_thresholds(&self, thresholds: Thresholds) -> Result<(), StoreError> {
+        let session = self.session("store the thresholds").await?;
+        session
+            .execute(
+                "insert into settings (key, value) values ('thresholds', $1)
+                 on conflict (key) do update set value = excluded.value",
+                &[&to_json(&thresholds)],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Adds a line to the audit log.
+    pub async fn audit(&self, entry: AuditEntry) -> Result<(), StoreError> {
+        let session = self.session("write the audit log").await?;
+        // The line that is being added is not seen by the other half: one more is kept, which harms nobody.
+        session
+            .execute(
+                "with added as (insert into audit (at_ms, actor, action, subject, outcome)
+                    values ($1, $2, $3, $4, $5))
+                 delete from audit where id <= (select max(id) from audit) - $6",
+                &[
+                    &entry.at_ms,
+                    &plain(entry.actor),
+                    &plain(entry.action),
+                    &plain(entry.subject),
+                    &plain(entry.outcome),
+                    &AUDIT_LINES_MAX,
+                ],
+            )
+            .await?;
+        self.written(session).await
+    }
+
+    /// The newest lines of the audit log before a time, newest first.
+    pub async fn audit_log(&self, before_ms: UnixMs, most: usize) -> Result<Vec<AuditEntry>, StoreError> {
+        let session = self.stale_session("read the audit log").await?;
+        let rows = session
+            .rows(
+                "select at_ms, actor, action, subject, outcome from audit
+                 where at_ms < $1 order by id desc limit $2",
+                &[&before_ms, &limit(most)],
+            )
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(AuditEntry {
+                    at_ms: session.get(row, 0)?,
+                    actor: session.get(row, 1)?,
+                    action: session.get(row, 2)?,
+                    subject: session.get(row, 3)?,
+                    outcome: session.get(row, 4)?,
+                })
+            })
+            .collect()
+    }
+}
+
+/// PostgreSQL's text holds no NUL; whoever typed one into a name gets a mark in its place.
+pub(super) fn plain(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+}

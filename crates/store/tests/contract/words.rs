@@ -1,0 +1,224 @@
+//! Promises about targets, people, nodes, verdicts, settings and keys.
+
+use caelum_model::{
+    access::{AuditEntry, ClientBinding, Role, Scope, Token, User},
+    host::HostIdentity,
+    id::{NodeId, TargetId},
+    node::{LinkFacts, Node, NodePoint},
+    target::{Families, Target, TargetOrigin},
+};
+use caelum_store::StoreError;
+
+use crate::{Records, promised};
+
+fn target(id: &str, url: &str, origin: TargetOrigin) -> Target {
+    Target {
+        target_id: TargetId::parse(id).expect("valid"),
+        url: url.into(),
+        name: id.into(),
+        interval_s: 10,
+        timeout_ms: 5000,
+        throughput_url: None,
+        families: Families::Any,
+        origin,
+        enabled: true,
+        created_at_ms: 1,
+    }
+}
+
+async fn a_failed_write_leaves_its_neighbours_standing(records: Records) {
+    let store = &records.store;
+    let results = tokio::join!(
+        store.add_target(target("a", "tcp://a:1", TargetOrigin::Api)),
+        store.add_target(target("b", "tcp://a:1", TargetOrigin::Api)),
+        store.add_target(target("c", "tcp://c:1", TargetOrigin::Api)),
+    );
+    let refused = [&results.0, &results.1]
+        .into_iter()
+        .filter(|result| matches!(result, Err(StoreError::Exists { what }) if what.contains("tcp://a:1")));
+    assert_eq!(refused.count(), 1, "{results:?}");
+    assert!(results.2.is_ok());
+    assert_eq!(store.targets().await.expect("read").len(), 2);
+}
+
+async fn targets_of_an_origin_are_replaced_and_others_keep_their_urls(records: Records) {
+    let store = &records.store;
+    store.add_target(target("own", "tcp://a:1", TargetOrigin::Api)).await.expect("added");
+    store.add_target(target("old", "tcp://b:1", TargetOrigin::Config)).await.expect("added");
+    let new =
+        vec![target("x", "tcp://a:1", TargetOrigin::Config), target("y", "tcp://c:1", TargetOrigin::Config)];
+    store.replace_targets(vec![TargetOrigin::Config], new).await.expect("replaced");
+    let ids: Vec<String> =
+        store.targets().await.expect("read").into_iter().map(|target| target.target_id.to_string()).collect();
+    assert_eq!(ids, ["own", "y"]);
+    let id = TargetId::parse("y").expect("valid");
+    assert!(store.remove_target(&id).await.expect("asked"));
+    assert!(!store.remove_target(&id).await.expect("asked"));
+    assert_eq!(store.target(&id).await.expect("read"), None);
+}
+
+async fn an_expired_key_is_gone_before_it_is_swept(records: Records) {
+    let store = &records.store;
+    store.put_key("session/1".into(), "ops".into(), 100).await.expect("stored");
+    assert_eq!(store.key("session/1".into(), 99).await.expect("read"), Some(("ops".into(), 100)));
+    assert_eq!(store.key("session/1".into(), 100).await.expect("read"), None);
+    assert_eq!(store.sweep_keys(100).await.expect("swept"), 1);
+}
+
+async fn keys_are_counted_and_removed_by_prefix_and_value(records: Records) {
+    let store = &records.store;
+    for (key, value) in [("s/1", "a"), ("s/2", "a"), ("s/3", "b"), ("t%/1", "a")] {
+        store.put_key(key.into(), value.into(), 100).await.expect("stored");
+    }
+    assert_eq!(store.count_keys("s/".into(), 1).await.expect("read"), 3);
+    assert_eq!(store.delete_keys_with_value("s/".into(), "a".into()).await.expect("removed"), 2);
+    store.delete_key("s/3".into()).await.expect("removed");
+    assert_eq!(store.count_keys("s/".into(), 1).await.expect("read"), 0);
+    assert_eq!(store.count_keys("t%".into(), 1).await.expect("read"), 1, "a prefix is no pattern");
+}
+
+async fn a_user_is_replaced_by_name_and_the_audit_log_reads_newest_first(records: Records) {
+    let store = &records.store;
+    let user = |role| User { name: "admin".into(), role, password_hash: "x".into(), created_at_ms: 1 };
+    store.put_user(user(Role::Viewer)).await.expect("stored");
+    store.put_user(user(Role::Admin)).await.expect("stored");
+    assert_eq!(store.users().await.expect("read"), vec![user(Role::Admin)]);
+    assert_eq!(store.user("nobody".into()).await.expect("read"), None);
+    for at_ms in 1..=2 {
+        let entry = AuditEntry {
+            at_ms,
+            actor: "admin\0".into(),
+            action: "target.add".into(),
+            subject: "x".into(),
+            outcome: "done".into(),
+        };
+        store.audit(entry).await.expect("written");
+    }
+    let log = store.audit_log(10, 10).await.expect("read");
+    assert_eq!(log.iter().map(|entry| entry.at_ms).collect::<Vec<_>>(), vec![2, 1]);
+    assert_eq!(store.audit_log(2, 10).await.expect("read").len(), 1);
+}
+
+async fn a_token_is_found_by_its_hash_and_revoked_once(records: Records) {
+    let store = &records.store;
+    let token = Token {
+        token_id: "t1".into(),
+        name: "probe".into(),
+        secret_sha256: [9; 32],
+        scopes: vec![Scope::Ingest],
+        binding: ClientBinding::Any,
+        created_at_ms: 1,
+        expires_at_ms: Some(5),
+        revoked_at_ms: None,
+    };
+    store.add_token(token.clone()).await.expect("stored");
+    let same_secret = Token { token_id: "t2".into(), ..token.clone() };
+    assert!(matches!(store.add_token(same_secret).await, Err(StoreError::Exists { .. })));
+    assert_eq!(store.token_by_hash([9; 32]).await.expect("read"), Some(token));
+    assert_eq!(store.token_by_hash([8; 32]).await.expect("read"), None);
+    assert!(store.revoke_token("t1".into(), 3).await.expect("asked"));
+    assert!(store.revoke_token("t1".into(), 4).await.expect("asked"));
+    assert_eq!(store.tokens().await.expect("read")[0].revoked_at_ms, Some(3));
+}
+
+fn node(name: &str) -> Node {
+    Node {
+        node_id: NodeId::parse("n-1").expect("valid"),
+        name: name.into(),
+        identity: HostIdentity::default(),
+        roles: Vec::new(),
+        version: "1".into(),
+        joined_at_ms: 1,
+        seen_at_ms: 5,
+        sample: None,
+        links: LinkFacts::default(),
+    }
+}
+
+fn point(at_ms: i64, cpu_percent: f64) -> NodePoint {
+    NodePoint {
+        at_ms,
+        cpu_percent,
+        memory_percent: 1.0,
+        swap_percent: None,
+        disk_percent: Some(2.0),
+        load_1: 0.1,
+        load_5: 0.2,
+        load_15: 0.3,
+        disk_read_bytes_per_s: 4.0,
+        disk_written_bytes_per_s: 5.0,
+        received_bytes_per_s: 6.0,
+        sent_bytes_per_s: 7.0,
+        temperature_celsius: Some(cpu_percent),
+        process_count: 9,
+    }
+}
+
+async fn a_nodes_history_is_thinned_by_equal_stretches_of_time(records: Records) {
+    let store = &records.store;
+    for (at_ms, cpu) in [(0, 99.0), (0, 10.0), (10, 20.0), (50, 30.0), (60, 50.0), (100, 77.0)] {
+        store.put_node(node("box"), Some(point(at_ms, cpu))).await.expect("stored");
+    }
+    let id = NodeId::parse("n-1").expect("valid");
+    let points = store.node_points(&id, 0, 100, 2).await.expect("read");
+    let shape: Vec<_> = points.iter().map(|p| (p.at_ms, p.cpu_percent, p.temperature_celsius)).collect();
+    assert_eq!(shape, vec![(10, 15.0, Some(20.0)), (60, 40.0, Some(50.0))]);
+    assert_eq!((points[0].swap_percent, points[0].disk_percent), (None, Some(2.0)));
+    assert_eq!(store.drop_node_points(60).await.expect("dropped"), 3);
+    assert_eq!(store.node_points(&id, 0, 1_000, 10).await.expect("read").len(), 2);
+}
+
+async fn a_node_is_found_by_id_or_name_and_goes_with_its_history(records: Records) {
+    let store = &records.store;
+    store.put_node(node("box"), Some(point(1, 1.0))).await.expect("stored");
+    store.put_node(node("new name"), None).await.expect("stored");
+    assert_eq!(store.nodes().await.expect("read"), vec![node("new name")]);
+    assert_eq!(store.node("box").await.expect("read"), None);
+    for wanted in ["n-1", "new name"] {
+        assert_eq!(store.node(wanted).await.expect("read"), Some(node("new name")));
+    }
+    let id = NodeId::parse("n-1").expect("valid");
+    assert!(store.remove_node(&id).await.expect("asked"));
+    assert!(!store.remove_node(&id).await.expect("asked"));
+    assert!(store.node_points(&id, 0, 1_000, 10).await.expect("read").is_empty());
+}
+
+async fn a_fact_is_replaced_and_outlives_the_handle(records: Records) {
+    assert_eq!(records.store.fact("node_id").await.expect("read"), None);
+    for value in ["a", "b"] {
+        records.store.put_fact("node_id", value.into()).await.expect("stored");
+    }
+    let records = records.reopened().await;
+    assert_eq!(records.store.fact("node_id").await.expect("read").as_deref(), Some("b"));
+    assert_eq!(records.store.thresholds().await.expect("read"), None);
+}
+
+async fn a_healthy_store_says_who_answers_and_finds_nothing_wrong(records: Records) {
+    let health = records.store.health().await.expect("looked");
+    assert!(health.is_primary && !health.is_too_old && health.schema > 0, "{health:?}");
+    let status = records.store.status().await.expect("measured");
+    assert!(
+        status.bytes > 0
+            && status.tables.iter().any(|table| table.name == "rollups" || health.backend == "postgres")
+    );
+    assert_eq!(status.known_schema, health.schema);
+}
+
+async fn a_closed_store_refuses_instead_of_hanging(records: Records) {
+    records.store.close();
+    assert!(matches!(records.store.sweep_keys(1).await, Err(StoreError::Closed { .. })));
+}
+
+promised!(
+    a_failed_write_leaves_its_neighbours_standing,
+    targets_of_an_origin_are_replaced_and_others_keep_their_urls,
+    an_expired_key_is_gone_before_it_is_swept,
+    keys_are_counted_and_removed_by_prefix_and_value,
+    a_user_is_replaced_by_name_and_the_audit_log_reads_newest_first,
+    a_token_is_found_by_its_hash_and_revoked_once,
+    a_nodes_history_is_thinned_by_equal_stretches_of_time,
+    a_node_is_found_by_id_or_name_and_goes_with_its_history,
+    a_fact_is_replaced_and_outlives_the_handle,
+    a_healthy_store_says_who_answers_and_finds_nothing_wrong,
+    a_closed_store_refuses_instead_of_hanging,
+);
