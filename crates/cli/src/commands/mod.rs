@@ -6,6 +6,7 @@ mod cluster;
 mod config;
 mod doctor;
 mod join;
+mod lab;
 mod lone;
 mod neighbours;
 mod node;
@@ -48,6 +49,7 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
         }
         Command::Ingest(arguments) => run_lone(arguments, lone::Part::Ingest),
         Command::Aggregator(arguments) => run_lone(arguments, lone::Part::Aggregator),
+        Command::Lab(command) => lab::run(command),
         Command::Agent(arguments) => run_agent(arguments, NodeRole::Agent),
         Command::Beacon(arguments) => run_agent(arguments, NodeRole::Beacon),
         Command::Config(command) => config::run(command),
