@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use caelum_drivers::clock::{Clock as _, SystemClock};
+use caelum_drivers::{
+    clock::{Clock as _, SystemClock},
+    tls,
+};
 use caelum_lab::torture::{self, Ordeal, Report};
 use caelum_model::rollup::{MINUTE_MS, Rollup, RollupKey};
 use caelum_store::{RollupQuery, Store};
@@ -51,7 +54,12 @@ async fn torture(arguments: Torture) -> Result<Exit> {
             if is_terminal { format!("\r\x1b[K{at:>4} s  {line}") } else { format!("{at:>4} s  {line}\n") };
         drop(std::io::stderr().lock().write_all(text.as_bytes()));
     };
-    let report = torture::run(ordeal, read_rows, tell).await?;
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls::client_config(tls::root_store("")?).context("prepare TLS")?)
+        .timeout(torture::ANSWER_MAX)
+        .build()
+        .context("make a client")?;
+    let report = torture::run(ordeal, client, read_rows, tell).await?;
     if is_terminal {
         drop(std::io::stderr().lock().write_all(b"\r\x1b[K"));
     }

@@ -37,7 +37,7 @@ const SEND_PAUSE: Duration = Duration::from_millis(15);
 /// Pause before a batch is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Longest time an answer may take; a frozen server answers nobody.
-const ANSWER_MAX: Duration = Duration::from_secs(8);
+pub const ANSWER_MAX: Duration = Duration::from_secs(8);
 
 /// What is to be proved, and how hard.
 #[derive(Clone, Debug)]
@@ -121,9 +121,10 @@ struct Field {
     late_permille: u16,
 }
 
-/// Runs the ordeal. `read_rows` reads every one-minute row at a store's address; `tell` hears how it goes on.
+/// Runs the ordeal. `client` sends, and gives up after [`ANSWER_MAX`]. `read_rows` reads every one-minute row at a store's address; `tell` hears how it goes on.
 pub async fn run(
     ordeal: Ordeal,
+    client: reqwest::Client,
     read_rows: impl AsyncFn(&str) -> Result<Vec<Rollup>>,
     tell: impl Fn(String) + Send + Sync + Clone + 'static,
 ) -> Result<Report> {
@@ -134,7 +135,7 @@ pub async fn run(
     let field = Arc::new(Field {
         urls: stage.urls(),
         token: stage.token().to_owned(),
-        client: reqwest::Client::builder().timeout(ANSWER_MAX).build().context("make a client")?,
+        client,
         ledger: Mutex::default(),
         is_over: AtomicBool::new(false),
         requests: AtomicU64::new(0),
