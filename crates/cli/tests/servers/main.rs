@@ -1,0 +1,3 @@
+//! Caelum on servers of others: what its operator meets with PostgreSQL.
+
+mod db;
