@@ -6,10 +6,14 @@
 
 use std::{
     fmt::Write as _,
+    fs::File,
     io::Write as _,
+    net::IpAddr,
+    os::fd::AsRawFd as _,
     path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    thread,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -140,6 +144,32 @@ impl Host {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command
+    }
+
+    /// Gives the host more addresses, `10.77.200.1` and following, from which it can send; who hears them
+    /// cannot answer.
+    pub fn with_addresses(&self, count: u8) -> Result<Vec<IpAddr>> {
+        let addresses: Vec<IpAddr> = (1..=count).map(|last| IpAddr::from([10, 77, 200, last])).collect();
+        let lines: Vec<String> =
+            addresses.iter().map(|address| format!("address add {address}/32 dev eth0")).collect();
+        batch(Some(&self.namespace), &lines.join("\n"))?;
+        Ok(addresses)
+    }
+
+    /// Does something as if on this host: sockets that are opened then are the host's.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let namespace = format!("/run/netns/{}", self.namespace);
+        let entered = move || {
+            let file = File::open(&namespace).with_context(|| format!("open {namespace}"))?;
+            // SAFETY: the file stays open over the call, which moves only this thread.
+            if unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
+                return Err(std::io::Error::last_os_error()).with_context(|| format!("enter {namespace}"));
+            }
+            work()
+        };
+        thread::scope(|scope| {
+            scope.spawn(entered).join().unwrap_or_else(|_| bail!("what was done on {} panicked", self.ip))
+        })
     }
 
     /// Starts a program on this host; what it writes goes to files of this name in the folder.

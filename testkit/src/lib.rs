@@ -9,6 +9,7 @@
 pub mod api;
 pub mod browser;
 pub mod event;
+pub mod flood;
 pub mod lab;
 pub mod measure;
 pub mod nats;

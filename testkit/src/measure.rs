@@ -32,6 +32,19 @@ pub fn resident_bytes(pid: u32) -> Result<(u64, u64)> {
     Ok((now * 1024, highest * 1024))
 }
 
+/// How often a process has gone to sleep since its start, all threads that it has now together: each time it
+/// was woken before.
+pub fn sleeps(pid: u32) -> Result<u64> {
+    let mut sleeps = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).context("list the process's threads")? {
+        // A thread that ended meanwhile takes its count with it.
+        let text = fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        sleeps += line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(sleeps)
+}
+
 /// Bytes as mebibytes, for people.
 pub fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))

@@ -5,14 +5,19 @@ use anyhow::{Result, bail};
 use crate::command;
 
 /// Every bench with its program and what it prints.
-const BENCHES: [(&str, &str, &str); 3] = [
+const BENCHES: [(&str, &str, &str); 4] = [
     (
         "discovery",
         "bench-discovery",
         "12 hosts: all know all, a kill, a cut cable; memory and CPU of a node at rest",
     ),
     ("ingest", "bench-ingest", "events/s accepted durable, events/s aggregated, CPU per event, memory"),
-    ("footprint", "bench-footprint", "resident memory and CPU of `caelum up` at rest"),
+    (
+        "flood",
+        "bench-flood",
+        "100,000 forged, replayed and malformed datagrams to a node: CPU, memory, beliefs",
+    ),
+    ("footprint", "bench-footprint", "server, agent and beacon at rest: resident memory, CPU, wake-ups"),
 ];
 
 /// Runs the named bench; further arguments go to its program.

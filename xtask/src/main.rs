@@ -12,16 +12,18 @@ mod bench;
 mod ci;
 mod command;
 mod packages;
+mod sim;
 mod test;
 mod tidy;
 mod workspace;
 
 /// Every command with the line that explains it; `README.md` is checked against the names.
-pub const COMMANDS: [(&str, &str); 4] = [
+pub const COMMANDS: [(&str, &str); 5] = [
     ("ci", "everything that must be green: format, lints, tidy, tests, purity build"),
     ("tidy", "check the house rules: floors, module texts, purity, tests, documents"),
     ("test", "install the Debian packages that tests need (as root), then run every test"),
-    ("bench", "measure a release build: bench <ingest|footprint> [options]"),
+    ("bench", "measure a release build: bench <discovery|flood|footprint|ingest> [options]"),
+    ("sim", "clusters of up to a thousand nodes in virtual time: sim [--nodes N] [--seeds N] [--networks N]"),
 ];
 
 fn main() -> ExitCode {
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(),
         "test" => test::run(rest),
         "bench" => bench::run(rest),
+        "sim" => sim::run(rest),
         "help" | "--help" | "-h" => {
             print_usage();
             return ExitCode::SUCCESS;

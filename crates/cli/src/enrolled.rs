@@ -7,11 +7,13 @@
 //! | `node.pem` | its certificate, followed by the authority's; lasts a week |
 //! | `ca.pem` | the authority's certificate: what it trusts |
 //! | `cluster.keys` | keys that prove beacons and membership to be of the cluster, newest last, as JSON |
+//! | `revoked.json` | ids of nodes that were shut out, as servers told: known before the first link is up |
 //! | `cluster.json` | which cluster, where its servers are, what the node is and how much it lets anybody do |
 //!
 //! A server has the same key, certificate and keys; its id is in its store, and its authority is its own.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, ErrorKind},
     path::Path,
@@ -31,7 +33,10 @@ const KEY: &str = "node.key";
 const CERTIFICATE: &str = "node.pem";
 const AUTHORITY: &str = "ca.pem";
 const KEYS: &str = "cluster.keys";
+const REVOKED: &str = "revoked.json";
 const CLUSTER: &str = "cluster.json";
+/// Ids of revoked nodes that are kept, at most.
+const REVOKED_MAX: usize = 4_096;
 
 /// Which cluster a node is of, and as what.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,6 +61,8 @@ pub struct Enrolled {
     pub authority_pem: String,
     /// Keys of the cluster, newest last.
     pub keys: Vec<ClusterKey>,
+    /// Nodes that were shut out.
+    pub revoked: BTreeSet<NodeId>,
     /// The cluster.
     pub cluster: Cluster,
 }
@@ -75,6 +82,7 @@ impl Enrolled {
             chain_pem: required(CERTIFICATE)?,
             authority_pem: required(AUTHORITY)?,
             keys: keys(secrets)?.with_context(|| format!("{} is missing: join again", KEYS))?,
+            revoked: revoked(secrets)?,
             cluster,
         }))
     }
@@ -84,6 +92,10 @@ impl Enrolled {
         write(&secrets.join(CERTIFICATE), answer.certificate_pem.as_bytes())?;
         write(&secrets.join(AUTHORITY), answer.authority_pem.as_bytes())?;
         save_keys(secrets, &answer.keys).with_context(|| format!("write {KEYS}"))?;
+        // What was kept may be another cluster's.
+        let mut revoked = BTreeSet::new();
+        take_up_revoked(&mut revoked, &answer.revoked);
+        save_revoked(secrets, &revoked).with_context(|| format!("write {REVOKED}"))?;
         save_cluster(
             secrets,
             &Cluster {
@@ -151,6 +163,30 @@ pub fn save_keys(secrets: &Path, keys: &[ClusterKey]) -> io::Result<()> {
     tls::write_secret(&secrets.join(KEYS), &serde_json::to_vec(keys)?)
 }
 
+/// Adds what a server told to what is known; whether any of it is new.
+pub fn take_up_revoked(known: &mut BTreeSet<NodeId>, told: &[String]) -> bool {
+    let before = known.len();
+    for node_id in told.iter().filter_map(|id| NodeId::parse(id).ok()) {
+        if known.len() >= REVOKED_MAX {
+            break;
+        }
+        known.insert(node_id);
+    }
+    known.len() > before
+}
+
+/// Keeps who was shut out.
+pub fn save_revoked(secrets: &Path, revoked: &BTreeSet<NodeId>) -> io::Result<()> {
+    tls::write_secret(&secrets.join(REVOKED), &serde_json::to_vec(revoked)?)
+}
+
+/// Who was shut out; nobody in folders that were made before this was kept.
+fn revoked(secrets: &Path) -> Result<BTreeSet<NodeId>> {
+    let path = secrets.join(REVOKED);
+    let Some(json) = read(&path)? else { return Ok(BTreeSet::new()) };
+    serde_json::from_str(&json).with_context(|| format!("read {}", path.display()))
+}
+
 fn read(path: &Path) -> Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -199,6 +235,25 @@ mod tests {
             let mode = file.expect("lists").metadata().expect("there").permissions().mode();
             assert_eq!(mode & 0o077, 0);
         }
+    }
+
+    #[test]
+    fn who_was_shut_out_is_known_after_a_restart_and_forgotten_with_the_cluster() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let secrets = folder.path();
+        let told = JoinAnswer { revoked: vec!["n-thief".into(), "not an id\n".into()], ..answer() };
+        Enrolled::save(secrets, &told, Ceiling::Observe, NodeRole::Agent).expect("written");
+        let mut kept = Enrolled::load(secrets).expect("reads").expect("has joined").revoked;
+        assert_eq!(kept.iter().map(NodeId::as_str).collect::<Vec<_>>(), ["n-thief"]);
+        assert!(!take_up_revoked(&mut kept, &["n-thief".to_owned()]), "that is no news");
+        assert!(take_up_revoked(&mut kept, &["n-lost".to_owned()]));
+        save_revoked(secrets, &kept).expect("written");
+        let kept = Enrolled::load(secrets).expect("reads").expect("has joined").revoked;
+        assert_eq!(kept.iter().map(NodeId::as_str).collect::<Vec<_>>(), ["n-lost", "n-thief"]);
+        Enrolled::save(secrets, &answer(), Ceiling::Observe, NodeRole::Agent).expect("written");
+        assert!(Enrolled::load(secrets).expect("reads").expect("has joined").revoked.is_empty());
+        fs::remove_file(secrets.join(REVOKED)).expect("was there");
+        assert!(Enrolled::load(secrets).expect("an older folder").expect("has joined").revoked.is_empty());
     }
 
     #[test]

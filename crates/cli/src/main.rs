@@ -17,11 +17,13 @@ mod output;
 
 use std::{panic, process::ExitCode};
 
+use caelum_drivers::memory;
 use clap::Parser as _;
 
 use crate::{arguments::Arguments, exit::Exit};
 
 fn main() -> ExitCode {
+    memory::bound_arenas();
     panic::set_hook(Box::new(exit::report_bug));
     data::close_to_others();
     let arguments = match Arguments::try_parse() {

@@ -5,8 +5,9 @@
 
 mod hosts;
 
-use std::{path::Path, time::Duration};
+use std::{net::IpAddr, path::Path, time::Duration};
 
+use caelum_testkit::flood;
 use hosts::Hosts;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -43,28 +44,23 @@ fn twelve_hosts_link_once_each_and_notice_who_is_killed_cut_off_or_merely_frozen
 }
 
 #[test]
-fn forged_and_malformed_datagrams_change_nothing() {
+fn forged_replayed_and_malformed_datagrams_change_nothing_and_take_no_memory() {
     let hosts = Hosts::joined(3);
     hosts.wait("all know all", SOON, |hosts| (0..3).all(|one| hosts.alive(one).len() == 2));
-    let before = hosts.machines();
-    let script = r#"
-import os, socket, sys
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-for n in range(20000):
-    kind = n % 4
-    if kind == 0: data = os.urandom(n % 1200)
-    elif kind == 1: data = b'\xca\xe1\x01\x00\x00\x00\x00\x01' + os.urandom(60)
-    elif kind == 2: data = b'{"message_type":"CAELUM_BEACON","machine_id":"%s","websocket_port":1,"seq":%d,"key_generation":1,"auth":"%064x"}' % (sys.argv[2].encode(), n, n)
-    else: data = b'{' * (n % 4000)
-    s.sendto(data, (sys.argv[1], 8181))
-"#;
-    let victim = hosts.at[1].ip.clone();
-    let id = hosts.node_id(0);
-    let output = hosts.at[2].run(Path::new("python3"), &["-c", script, &victim, &id]).expect("runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let attacker = &hosts.at[2];
+    let everybody = IpAddr::from([10, 77, 0, 255]);
+    let real = attacker.inside(|| flood::overhear(everybody, Duration::from_secs(1))).expect("overheard");
+    assert!(!real.is_empty(), "whoever asks is answered");
+    let (before, resident) = (hosts.machines(), hosts.resident(1));
+    let address = |number: usize| hosts.at[number].ip.parse::<IpAddr>().expect("an address");
+    let (target, from) = (address(1), [address(2)]);
+    attacker.inside(|| flood::send(target, &from, &real, 20_000, 50_000)).expect("sent");
     hosts.settle();
     assert_eq!(hosts.machines(), before, "no machine more or less");
     assert!((0..3).all(|one| hosts.dead(one).is_empty()), "nobody was believed dead");
+    assert!((0..3).all(|one| !hosts.alive(one).iter().any(|name| name.contains("ghost"))));
+    let grown = hosts.resident(1).saturating_sub(resident);
+    assert!(grown < 24 << 20, "it has grown by {grown} bytes");
 }
 
 #[test]

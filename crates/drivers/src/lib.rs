@@ -5,7 +5,7 @@
 //! and limits come in as arguments; the environment and the command line are `cli`'s.
 //!
 //! Reading order: [`clock`] and [`random`], [`tls`], [`ports`],
-//! [`netinfo`], [`host`], [`spool`], [`probe`], [`poster`], [`exchange`], [`beacon`], [`link`].
+//! [`netinfo`], [`host`], [`memory`], [`spool`], [`probe`], [`poster`], [`exchange`], [`beacon`], [`link`].
 
 pub mod beacon;
 pub mod clock;
@@ -15,6 +15,7 @@ mod fault;
 pub mod host;
 pub mod link;
 pub mod mcp;
+pub mod memory;
 pub mod netinfo;
 pub mod ports;
 pub mod poster;

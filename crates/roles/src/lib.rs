@@ -11,6 +11,7 @@ pub mod diagnoser;
 pub mod enrol;
 pub mod ingest;
 pub mod keeper;
+pub mod memory;
 pub mod probe;
 pub mod reporter;
 pub mod sampler;

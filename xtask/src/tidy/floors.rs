@@ -25,7 +25,7 @@ const FLOORS: [(&str, u8); 9] = [
 
 /// Crates beside the house: what they may know of it, and whether tests of the house may know them.
 const OUTBUILDINGS: [(&str, &[&str], bool); 2] =
-    [("caelum-testkit", &["caelum-model"], true), ("xtask", &[], false)];
+    [("caelum-testkit", &["caelum-model", "caelum-engine"], true), ("xtask", &[], false)];
 
 /// Outside crates that are a door to the outside world, and who may hold the key.
 const DOORS: [(&str, &[&str], &str); 10] = [

@@ -11,7 +11,7 @@ use caelum_drivers::{
     host, ports, random, tls,
 };
 use caelum_model::config::{Config, Plaintext};
-use caelum_roles::{aggregator::Progress, bus::Bus, ingest::Ingest, keeper::Keeper};
+use caelum_roles::{aggregator::Progress, bus::Bus, ingest::Ingest, keeper::Keeper, memory};
 use caelum_web::{
     alone::{self, Alone},
     events::{self, Gate},
@@ -57,7 +57,6 @@ impl Part {
 
 /// Runs one part until told to stop.
 pub(super) fn run(settings: Settings, data: DataDirectory, part: Part) -> Result<Exit> {
-    up::bound_arenas();
     data.make()?;
     let _lock = up::lock(&data)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -137,6 +136,7 @@ async fn serve_part(settings: Settings, data: DataDirectory, part: Part) -> Resu
             tasks.spawn(keeper.run(stop.clone()));
         }
     }
+    tasks.spawn(memory::run(stop.clone()));
     let app = alone::router(Arc::new(alone));
     let mut metrics = Vec::new();
     for listener in metrics_listeners {

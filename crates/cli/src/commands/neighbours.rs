@@ -57,6 +57,8 @@ pub struct Who {
     pub keys: Vec<ClusterKey>,
     /// On a server: what it tells every node.
     pub delta: Option<RosterDelta>,
+    /// Nodes that are known to be shut out.
+    pub revoked: BTreeSet<NodeId>,
     /// Servers that are dialled: `host:port`.
     pub servers: Vec<String>,
     /// TCP port of its links.
@@ -123,7 +125,7 @@ pub async fn prepare(
         seed: random::number(),
     };
     let revoked = who.delta.iter().flat_map(|delta| &delta.revoked);
-    let revoked: BTreeSet<NodeId> = revoked.filter_map(|id| NodeId::parse(id).ok()).collect();
+    let revoked = revoked.filter_map(|id| NodeId::parse(id).ok()).chain(who.revoked).collect();
     let role = ClusterRole {
         config: cluster::Config {
             node_id: who.node_id,

@@ -8,6 +8,7 @@ use std::{
 
 use caelum_testkit::{
     lab::{Host, Lab},
+    measure,
     process::Process,
     wait,
 };
@@ -214,6 +215,11 @@ impl Hosts {
 
     pub fn others(&self, but: &[usize]) -> Vec<usize> {
         (0..self.at.len()).filter(|number| !but.contains(number)).collect()
+    }
+
+    /// Memory that the host's program holds, bytes.
+    pub fn resident(&self, number: usize) -> u64 {
+        measure::resident_bytes(self.processes[&number].pid()).expect("it runs").0
     }
 
     pub fn log(&self, number: usize) -> String {

@@ -23,9 +23,15 @@
 //!
 //! It opens no socket, reads no file, and knows neither store nor pages.
 
+mod belief;
 mod event;
+mod lines;
+mod linking;
 mod node;
+mod registration;
 mod roster;
+mod told;
+
 use std::net::SocketAddr;
 
 use caelum_model::{
@@ -98,18 +104,8 @@ pub enum Input<'a> {
         /// Whether the other side was there and refused.
         was_refused: bool,
     },
-    /// Ask the network who is there: everyone, or these addresses.
-    Solicit(Vec<SocketAddr>),
-    /// Dial an address, whoever is there.
-    Connect(SocketAddr),
-    /// This node's newest metrics, for servers.
-    Heartbeat(Box<Heartbeat>),
-    /// This node describes itself anew.
-    Me(Box<MachineInfo>),
-    /// What this node offers changed.
-    Services(Vec<Service>),
-    /// A server's own change of keys or revocations.
-    Delta(RosterDelta),
+    /// Somebody wants something of this node.
+    Command(Command),
     /// Ask a node something; the answer comes back under the same tag.
     Ask {
         /// Whom.
@@ -123,6 +119,25 @@ pub enum Input<'a> {
         /// How long to wait, ms.
         timeout_ms: i64,
     },
+    /// This node leaves.
+    Stop,
+}
+
+/// What the rest of the process may want of this node.
+#[derive(Debug)]
+pub enum Command {
+    /// Ask the network who is there: everyone, or these addresses.
+    Solicit(Vec<SocketAddr>),
+    /// Dial an address, whoever is there.
+    Connect(SocketAddr),
+    /// This node's newest metrics, for servers.
+    Heartbeat(Box<Heartbeat>),
+    /// This node describes itself anew.
+    Me(Box<MachineInfo>),
+    /// What this node offers changed.
+    Services(Vec<Service>),
+    /// A server's own change of keys or revocations.
+    Delta(RosterDelta),
     /// The answer to [`Output::Requested`].
     Answer {
         /// On which link.
@@ -134,8 +149,6 @@ pub enum Input<'a> {
         /// What it says.
         payload: Value,
     },
-    /// This node leaves.
-    Stop,
 }
 
 /// What is to be done, in order.

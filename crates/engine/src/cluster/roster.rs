@@ -8,7 +8,7 @@ use caelum_model::{
     id::NodeId,
 };
 
-use super::node::{Cluster, Line};
+use super::{lines::Line, node::Cluster};
 use crate::{
     Now,
     discovery::{Heard, Proof},
@@ -48,7 +48,7 @@ impl Cluster {
     }
 
     fn line_to(&self, node_id: &NodeId) -> Option<&Line> {
-        self.lines.values().find(|line| line.pass.as_ref().is_some_and(|pass| pass.node_id == *node_id))
+        self.lines.to(node_id).next().map(|(_, line)| line)
     }
 
     /// Every machine heard, linked or refused; a machine that was seen in several ways is there once.

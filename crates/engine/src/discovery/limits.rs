@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+use crate::hash::mix;
+
 /// Datagrams a second from one source.
 const SOURCE_RATE: i64 = 20;
 /// Datagrams at once from one source.
@@ -97,10 +99,7 @@ impl Chance {
     /// A number from 0 to below `span`; 0 where that is none.
     pub(super) fn below(&mut self, span: i64) -> i64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
+        let mixed = mix(self.0);
         let span = u64::try_from(span).unwrap_or(0).max(1);
         i64::try_from(mixed % span).unwrap_or(0)
     }

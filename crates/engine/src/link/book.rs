@@ -176,6 +176,10 @@ pub struct Book {
     links: BTreeMap<LinkId, NodeId>,
     revoked: BTreeSet<NodeId>,
     chance: Chance,
+    /// Kept from one change of the nodes to the next: it is asked for at every beacon.
+    wanted: Wanted,
+    /// Kept from one input to the next.
+    next_ms: Option<i64>,
 }
 
 impl Book {
@@ -190,13 +194,32 @@ impl Book {
             links: BTreeMap::new(),
             revoked: BTreeSet::new(),
             chance: Chance::new(seed),
+            wanted: None,
+            next_ms: None,
         }
     }
 
     /// Takes what happened and says what should.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
+        let are_nodes_same = match &input {
+            Input::Known { node_id, addr, is_server } => self
+                .nodes
+                .get(node_id)
+                .is_some_and(|node| (node.addr, node.is_server) == (Some(*addr), *is_server)),
+            Input::Wake | Input::DialFailed { .. } | Input::Static { .. } | Input::StaticEnded { .. } => true,
+            Input::Opened { .. } | Input::Closed { .. } | Input::Forgotten { .. } | Input::Revoked(_) => {
+                false
+            }
+        };
         match input {
-            Input::Known { node_id, addr, is_server } => self.known(now.ms, node_id, addr, is_server),
+            Input::Known { node_id, addr, is_server } => {
+                let is_busy = self.is_linked_or_unwanted(&node_id);
+                self.known(now.ms, node_id, addr, is_server);
+                if are_nodes_same && is_busy {
+                    // As nearly always: nothing follows from hearing it once more.
+                    return;
+                }
+            }
             Input::Forgotten { node_id } => {
                 if let Some(node) = self.nodes.get_mut(&node_id) {
                     node.addr = None;
@@ -226,13 +249,20 @@ impl Book {
             Input::Revoked(node_id) => self.revoke(node_id, out),
             Input::Wake => {}
         }
+        if !are_nodes_same {
+            self.wanted = (self.peers().count() > PEERS_MAX).then(|| self.neighbours(true));
+        }
         self.dial(now.ms, out);
+        self.next_ms = self.first_due_ms();
     }
 
     /// When [`Input::Wake`] is due.
     pub fn next_wakeup_ms(&self) -> Option<i64> {
-        let wanted = self.wanted();
-        let nodes = self.nodes.iter().filter(|(id, node)| self.is_due(id, node, &wanted));
+        self.next_ms
+    }
+
+    fn first_due_ms(&self) -> Option<i64> {
+        let nodes = self.nodes.iter().filter(|(id, node)| self.is_due(id, node));
         let nodes = nodes.map(|(_, node)| node.wait.until_ms());
         let statics = self.statics.iter().filter(|(addr, one)| self.is_static_due(addr, one));
         let statics = statics.map(|(_, one)| one.wait.until_ms());
@@ -414,8 +444,7 @@ impl Book {
         for addr in overdue {
             self.failed(now_ms, addr, false);
         }
-        let wanted = self.wanted();
-        let due = self.nodes.iter().filter(|(id, node)| self.is_due(id, node, &wanted));
+        let due = self.nodes.iter().filter(|(id, node)| self.is_due(id, node));
         let due = due.filter(|(_, node)| node.wait.until_ms() <= now_ms);
         let nodes = due.filter_map(|(id, node)| Some((node.addr?, Some(id.clone()))));
         let statics = self.statics.iter().filter(|(addr, one)| self.is_static_due(addr, one));
@@ -428,9 +457,19 @@ impl Book {
         }
     }
 
-    fn is_due(&self, id: &NodeId, node: &Node, wanted: &Wanted) -> bool {
-        let is_wanted = node.is_server || wanted.as_ref().is_none_or(|some| some.contains(id));
-        is_wanted && node.link.is_none() && node.addr.is_some_and(|addr| !self.dialling.contains_key(&addr))
+    /// Whether this node is to have a link that this end dials, as far as is known.
+    fn is_wanted(&self, id: &NodeId, node: &Node) -> bool {
+        node.is_server || self.wanted.as_ref().is_none_or(|some| some.contains(id))
+    }
+
+    fn is_linked_or_unwanted(&self, id: &NodeId) -> bool {
+        self.nodes.get(id).is_some_and(|node| node.link.is_some() || !self.is_wanted(id, node))
+    }
+
+    fn is_due(&self, id: &NodeId, node: &Node) -> bool {
+        self.is_wanted(id, node)
+            && node.link.is_none()
+            && node.addr.is_some_and(|addr| !self.dialling.contains_key(&addr))
     }
 
     fn is_static_due(&self, addr: &SocketAddr, one: &Static) -> bool {
@@ -443,11 +482,6 @@ impl Book {
     /// Nodes that are no servers and that could be dialled.
     fn peers(&self) -> impl DoubleEndedIterator<Item = &NodeId> {
         self.nodes.iter().filter(|(_, node)| !node.is_server && node.addr.is_some()).map(|(id, _)| id)
-    }
-
-    /// Which nodes that are no servers are to be dialled; none means all.
-    fn wanted(&self) -> Wanted {
-        (self.peers().count() > PEERS_MAX).then(|| self.neighbours(true))
     }
 
     /// The next in the order of ids, in one direction, round the end.
@@ -467,4 +501,5 @@ impl Book {
     }
 }
 
+/// Which nodes that are no servers are to be dialled; none means all.
 type Wanted = Option<BTreeSet<NodeId>>;

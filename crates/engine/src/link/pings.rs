@@ -60,7 +60,7 @@ impl Pings {
         }
         self.count += 1;
         self.is_waiting = true;
-        self.next_ms = now_ms + EVERY_MS;
+        self.next_ms = next_ms(now_ms);
         does(Due::Send(self.count));
     }
 
@@ -98,6 +98,13 @@ impl Pings {
             loss_pct: (!self.past.is_empty()).then(|| lost as f64 * 100.0 / self.past.len() as f64),
         }
     }
+}
+
+/// All links of a node ping at the same moments, so that it is woken for them once. Other nodes have started at
+/// other times and have other moments.
+fn next_ms(now_ms: i64) -> i64 {
+    let next_ms = (now_ms / EVERY_MS + 1) * EVERY_MS;
+    if next_ms - now_ms < EVERY_MS / 2 { next_ms + EVERY_MS } else { next_ms }
 }
 
 fn median(sorted: &[f64]) -> Option<f64> {
@@ -142,6 +149,16 @@ mod tests {
         assert!(!pings.answered(2, f64::NAN));
         assert!(pings.answered(2, 1.0));
         assert!(!pings.answered(2, 1.0), "only once");
+    }
+
+    #[test]
+    fn all_links_of_a_node_ping_at_the_same_moments_and_never_in_a_hurry() {
+        for start_ms in 0..EVERY_MS {
+            let mut pings = Pings::new(start_ms);
+            due(&mut pings, start_ms);
+            let first_ms = pings.next_ms() - start_ms;
+            assert!(pings.next_ms() % EVERY_MS == 0 && (EVERY_MS / 2..2 * EVERY_MS).contains(&first_ms));
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::{
     pings::{Due, Pings},
     seen::Seen,
 };
-use crate::{Now, timestamp};
+use crate::{Now, hash::mix, timestamp};
 
 /// Time in which the peer has to say who it is, ms.
 const REGISTRATION_MAX_MS: i64 = 10_000;
@@ -437,12 +437,4 @@ fn wrong(claimed: &str) -> Closing {
 /// Keys whose time has come.
 fn due<T>(all: &BTreeMap<String, T>, until_ms: impl Fn(&T) -> i64, now_ms: i64) -> Vec<String> {
     all.iter().filter(|(_, one)| until_ms(one) <= now_ms).map(|(key, _)| key.clone()).collect()
-}
-
-/// Spreads a number over all 64 bits (the finaliser of splitmix64; Steele, Lea, Flood 2014).
-pub(super) fn mix(number: u64) -> u64 {
-    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
 }

@@ -39,28 +39,30 @@
 //!
 //! It opens nothing, dials nobody and keeps nothing on disk. Who may be a member is decided before.
 
+mod asking;
 mod seat;
 mod swim;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
 };
 
-use caelum_model::{
-    cluster::{ClusterKey, Liveness},
-    id::NodeId,
-};
+use caelum_model::{cluster::Liveness, id::NodeId};
 
 use self::swim::Swim;
 use crate::{
     now::Now,
-    packet::{self, Opened, Packet, Window},
+    packet::{self, Packet, Window},
 };
 
-pub use self::seat::Seat;
+pub use self::{
+    seat::Seat,
+    words::{Config, Input, Output},
+};
 
 /// Time in which a suspect may be heard, after its link was lost, ms.
 pub const CONFIRM_MS: i64 = 600;
@@ -76,109 +78,6 @@ const WITNESSES: usize = 3;
 const MEMBERS_MAX: usize = 4_096;
 /// Silence of a link from which on SWIM is believed rather than the link, ms.
 const LINK_TRUSTED_MS: i64 = 15_000;
-
-/// Who takes part.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// This node.
-    pub node_id: NodeId,
-    /// Where its datagrams come from.
-    pub addr: SocketAddr,
-    /// This run of the program; later runs have larger numbers.
-    pub run: u64,
-    /// Keys of the cluster, newest last.
-    pub keys: Vec<ClusterKey>,
-    /// Chance.
-    pub seed: u64,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Input<'a> {
-    /// The time of [`Membership::next_wakeup_ms`] has come.
-    Wake,
-    /// A membership datagram.
-    Datagram {
-        /// Its source.
-        from: SocketAddr,
-        /// All of it.
-        bytes: &'a [u8],
-    },
-    /// A beacon proved that this node of the cluster runs and hears us.
-    Fresh {
-        /// Who.
-        node_id: NodeId,
-        /// Where from.
-        addr: SocketAddr,
-        /// Its run.
-        run: u64,
-    },
-    /// A link to a node of the cluster is up.
-    LinkUp {
-        /// To whom.
-        node_id: NodeId,
-        /// Its run.
-        run: u64,
-    },
-    /// Something came over the link to a node.
-    LinkHeard {
-        /// From whom.
-        node_id: NodeId,
-    },
-    /// The last link to a node is gone.
-    LinkDown {
-        /// To whom.
-        node_id: NodeId,
-        /// Whether it said goodbye.
-        is_goodbye: bool,
-        /// How it ended, for people.
-        because: &'static str,
-    },
-    /// A node said goodbye in a beacon that is proven.
-    Goodbye {
-        /// Who.
-        node_id: NodeId,
-    },
-    /// A node is no longer admitted.
-    Revoked {
-        /// Who.
-        node_id: NodeId,
-    },
-    /// The keys of the cluster changed.
-    Keys(Vec<ClusterKey>),
-    /// This node leaves.
-    Stop,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Output {
-    /// Send a datagram.
-    Send {
-        /// To whom.
-        to: SocketAddr,
-        /// What.
-        bytes: Vec<u8>,
-    },
-    /// The belief about a node changed.
-    Changed {
-        /// About whom.
-        node_id: NodeId,
-        /// What is believed now.
-        liveness: Liveness,
-        /// Why.
-        because: &'static str,
-    },
-    /// Ask everyone who is there: a split may be healing.
-    Solicit,
-    /// A datagram was not accepted.
-    Refused {
-        /// Its source.
-        from: SocketAddr,
-        /// Why.
-        reason: packet::Refusal,
-    },
-}
 
 /// What is believed about one node.
 #[derive(Clone, Debug)]
@@ -353,44 +252,6 @@ impl Membership {
         self.believe(now, node_id, Liveness::Left, "goodbye", out);
     }
 
-    /// Its link is gone: ask it, and have others ask it.
-    fn doubt(&mut self, now: Now, node_id: &NodeId, because: &'static str, out: &mut Vec<Output>) {
-        let nonce = self.nonce();
-        let Some(standing) = self.nodes.get_mut(node_id) else { return };
-        if standing.liveness != Liveness::Alive {
-            return;
-        }
-        let time_ms = if standing.addr.is_some() { CONFIRM_MS } else { RELINK_MS };
-        standing.question = Some(Question { nonce, ask_ms: now.ms, until_ms: now.ms + time_ms });
-        self.questioned.insert(node_id.clone());
-        self.believe(now, node_id, Liveness::Suspect, because, out);
-        self.ask(now, node_id, out);
-    }
-
-    fn ask(&mut self, now: Now, node_id: &NodeId, out: &mut Vec<Output>) {
-        let Some(standing) = self.nodes.get_mut(node_id) else { return };
-        let Some(question) = &mut standing.question else { return };
-        question.ask_ms = now.ms + ASK_AGAIN_MS;
-        let nonce = question.nonce;
-        let Some(addr) = standing.addr else {
-            question.ask_ms = question.until_ms;
-            return;
-        };
-        self.send(addr, &Packet::Ask { nonce, reply_to: None }, out);
-        let witnesses: Vec<SocketAddr> = self
-            .nodes
-            .iter()
-            .filter(|(other, standing)| *other != node_id && standing.liveness == Liveness::Alive)
-            .filter_map(|(_, standing)| standing.addr)
-            .collect();
-        // Others each time, without a source of chance of its own.
-        let start = usize::try_from(nonce.rotate_left(17) ^ now.ms.unsigned_abs()).unwrap_or(0);
-        for offset in 0..witnesses.len().min(WITNESSES) {
-            let witness = witnesses[start.wrapping_add(offset) % witnesses.len()];
-            self.send(witness, &Packet::AskFor { nonce, target: addr }, out);
-        }
-    }
-
     fn wake(&mut self, now: Now, out: &mut Vec<Output>) {
         let due: Vec<(NodeId, Question)> = self
             .questioned
@@ -416,52 +277,6 @@ impl Membership {
             }
         }
         self.swim.wake(now.ms);
-    }
-
-    fn receive(&mut self, now: Now, from: SocketAddr, bytes: &[u8], out: &mut Vec<Output>) {
-        let opened = match packet::open(bytes, &self.config.keys) {
-            Ok(opened) => opened,
-            Err(reason) => return out.push(Output::Refused { from, reason }),
-        };
-        let Opened { node_id, run, seq, packet } = opened;
-        let refuse = |reason| Output::Refused { from, reason };
-        if node_id == self.config.node_id {
-            return out.push(refuse(packet::Refusal::Ours));
-        }
-        let Some(standing) = self.nodes.get_mut(&node_id).filter(|standing| standing.run == run) else {
-            return out.push(refuse(packet::Refusal::Unproven));
-        };
-        if !standing.window.admit(seq) {
-            return out.push(refuse(packet::Refusal::Replayed));
-        }
-        standing.heard_ms = now.ms;
-        standing.addr.get_or_insert(from);
-        match packet {
-            Packet::Swim(payload) => {
-                if self.swim.receive(&payload).is_err() {
-                    out.push(refuse(packet::Refusal::Malformed));
-                }
-            }
-            Packet::Ask { nonce, reply_to } => {
-                self.send(reply_to.unwrap_or(from), &Packet::Here { nonce }, out);
-            }
-            // Only members are asked for others: nobody uses us to reach a third party.
-            Packet::AskFor { nonce, target } => {
-                if self.nodes.values().any(|standing| standing.addr == Some(target)) {
-                    self.send(target, &Packet::Ask { nonce, reply_to: Some(from) }, out);
-                }
-            }
-            Packet::Here { nonce } => {
-                let is_answer = self
-                    .nodes
-                    .get(&node_id)
-                    .and_then(|standing| standing.question)
-                    .is_some_and(|question| question.nonce == nonce);
-                if is_answer {
-                    self.believe(now, &node_id, Liveness::Alive, "answered", out);
-                }
-            }
-        }
     }
 
     /// Carries out what SWIM wants and takes over what it found.

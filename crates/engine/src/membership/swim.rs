@@ -19,6 +19,8 @@ use super::Seat;
 const MESSAGE_MAX: usize = 1_200;
 /// Updates that wait to be spread; more means that they are old.
 const TIMERS_MAX: usize = 65_536;
+/// While there are rumours, they are told this often.
+const GOSSIP_EVERY: Duration = Duration::from_millis(200);
 
 /// What SWIM wants since it was last asked.
 #[derive(Debug, Default)]
@@ -40,6 +42,9 @@ pub(super) struct Swim {
     wanted: Wanted,
     timers: BTreeMap<(i64, u64), Timer<Seat>>,
     timer_count: u64,
+    /// The gossip's timer while there is nothing to tell: rumours are rare, and five wake-ups a second for
+    /// none of them would be most of what a node costs at rest.
+    gossip: Option<Timer<Seat>>,
     seats: HashMap<NodeId, Seat>,
 }
 
@@ -48,14 +53,23 @@ pub(super) struct Swim {
 struct Wanted {
     found: Found,
     timers: Vec<(Duration, Timer<Seat>)>,
+    /// Run and turn of whoever foca holds for active.
+    active: HashMap<NodeId, (u64, u16)>,
 }
 
 impl Runtime<Seat> for &mut Wanted {
     fn notify(&mut self, notification: Notification<'_, Seat>) {
         match notification {
-            Notification::MemberUp(seat) => self.found.up.push(seat.clone()),
-            Notification::MemberDown(seat) => self.found.down.push(seat.clone()),
-            Notification::Rename(_, to) => self.found.up.push(to.clone()),
+            Notification::MemberUp(seat) | Notification::Rename(_, seat) => {
+                self.active.insert(seat.node_id.clone(), (seat.run, seat.turn));
+                self.found.up.push(seat.clone());
+            }
+            Notification::MemberDown(seat) => {
+                if self.active.get(&seat.node_id).is_some_and(|active| *active <= (seat.run, seat.turn)) {
+                    self.active.remove(&seat.node_id);
+                }
+                self.found.down.push(seat.clone());
+            }
             Notification::Active | Notification::Idle | Notification::Defunct | Notification::Rejoin(_) => {}
         }
     }
@@ -90,10 +104,7 @@ fn config() -> Config {
             frequency: Duration::from_secs(60),
             num_members: number(1),
         }),
-        periodic_gossip: Some(PeriodicParams {
-            frequency: Duration::from_millis(200),
-            num_members: number(3),
-        }),
+        periodic_gossip: Some(PeriodicParams { frequency: GOSSIP_EVERY, num_members: number(3) }),
     }
 }
 
@@ -104,6 +115,7 @@ impl Swim {
             wanted: Wanted::default(),
             timers: BTreeMap::new(),
             timer_count: 0,
+            gossip: None,
             seats: HashMap::new(),
         }
     }
@@ -187,7 +199,15 @@ impl Swim {
     }
 
     fn keep_timers(&mut self, now_ms: i64) {
+        let is_quiet = self.foca.updates_backlog() == 0;
+        if !is_quiet && let Some(timer) = self.gossip.take() {
+            self.wanted.timers.push((GOSSIP_EVERY, timer));
+        }
         for (after, timer) in self.wanted.timers.drain(..) {
+            if is_quiet && matches!(timer, Timer::PeriodicGossip(_)) {
+                self.gossip = Some(timer);
+                continue;
+            }
             if self.timers.len() >= TIMERS_MAX {
                 continue;
             }
@@ -198,9 +218,7 @@ impl Swim {
     }
 
     fn is_seated(&self, seat: &Seat) -> bool {
-        self.foca
-            .iter_members()
-            .any(|member| member.id().node_id == seat.node_id && member.id().run >= seat.run)
+        self.wanted.active.get(&seat.node_id).is_some_and(|(run, _)| *run >= seat.run)
     }
 
     /// Foca refuses what does not fit its state (nobody to gossip with, a probe cut short): its next turn

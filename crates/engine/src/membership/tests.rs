@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use caelum_model::cluster::ClusterKey;
+
 use super::*;
 
 fn key() -> ClusterKey {

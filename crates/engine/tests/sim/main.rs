@@ -111,15 +111,15 @@ fn with_a_tenth_of_datagrams_lost_all_know_all_and_nobody_is_dead() {
 }
 
 #[test]
-fn two_hundred_nodes_on_ten_networks_know_each_other_and_miss_the_dead() {
-    let mut world = World::new(200, 10, 2, 7);
-    for number in order(200, 7) {
+fn three_hundred_nodes_on_ten_networks_know_each_other_and_miss_the_dead() {
+    let mut world = World::new(300, 10, 2, 7);
+    for number in order(300, 7) {
         world.start(number);
         world.run(3);
     }
     let took = world.until(60_000, World::all_know_all);
     assert!(took.is_some(), "{} pairs are missing", world.missing());
-    let most = (2..200).map(|number| world.cluster(number).linked().count()).max().expect("there are nodes");
+    let most = (2..300).map(|number| world.cluster(number).linked().count()).max().expect("there are nodes");
     assert!(most <= 18, "a node has {most} links");
     world.kill(150);
     let took = world.until(10_000, |world| world.all_miss(150));

@@ -2,13 +2,15 @@
 
 use std::{
     hash::{BuildHasher as _, RandomState},
+    io,
     sync::Arc,
     time::Duration,
 };
 
 use async_nats::{
-    Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr,
+    Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr,
     jetstream::{Context, context::ContextBuilder},
+    rustls,
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -52,12 +54,17 @@ pub(super) async fn connect(address: &NatsAddress) -> Result<Connection, OpenErr
         let reason = match tokio::time::timeout(CONNECT_WAIT, options.connect(&addresses[..])).await {
             Ok(Ok(client)) => break client,
             Ok(Err(error)) => {
-                let refuses = matches!(
-                    error.kind(),
-                    ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication
-                );
-                if refuses {
-                    let reason = format!("it does not let us in ({error}); check the login in the address");
+                // More tries would not help against these.
+                let reason = match error.kind() {
+                    ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+                        format!("it does not let us in ({error}); check the login in the address")
+                    }
+                    ConnectErrorKind::Io if distrusts(&error) => {
+                        format!("{error}; name its authority with ?ca=FILE.pem")
+                    }
+                    _ => String::new(),
+                };
+                if !reason.is_empty() {
                     return Err(OpenError::Unreachable { servers, reason });
                 }
                 error.to_string()
@@ -117,6 +124,13 @@ async fn options(address: &NatsAddress, tell: Arc<watch::Sender<bool>>) -> Resul
         })?;
     }
     Ok(options)
+}
+
+/// Whether it is the server's certificate that is not believed.
+fn distrusts(error: &ConnectError) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    let cause = source.and_then(io::Error::get_ref).and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// One line when the connection is lost and one when it is back, however many tries lie between.

@@ -238,6 +238,23 @@ async fn a_login_is_asked_for_and_a_wrong_one_is_said_at_once_and_not_repeated()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_is_spoken_with_a_server_whose_authority_is_named_and_with_no_other() {
+    let certificate = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert, certificate.cert.pem()).expect("written");
+    std::fs::write(&key, certificate.signing_key.serialize_pem()).expect("written");
+    let (cert, key) = (cert.display(), key.display());
+    let tls = format!("tls {{ cert_file: \"{cert}\", key_file: \"{key}\" }}");
+    let server = block_in_place(|| NatsServer::start_with(&tls)).expect("nats-server starts");
+    let place = format!("tls://127.0.0.1:{}", server.port());
+    let queue = opened(&format!("{place}?ca={cert}")).await;
+    queue.append(vec![record(1, "a")]).await.expect("appended");
+    let error = try_open(&place, OPTIONS).await.err().expect("refused");
+    assert!(error.to_string().contains("name its authority"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_replicas_than_servers_are_refused_with_what_the_server_says() {
     let server = server();
     let error = try_open(&format!("{}?replicas=3", server.url()), OPTIONS).await.err().expect("refused");

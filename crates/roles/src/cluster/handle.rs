@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,39 +9,30 @@ use std::{
     time::Duration,
 };
 
-use caelum_engine::cluster::{Event, Input, LinkId};
+pub use caelum_engine::cluster::Command;
+use caelum_engine::cluster::{Event, Input};
 use caelum_model::{
     UnixMs,
-    cluster::{Roster, Service},
-    envelope::{Envelope, Heartbeat, MachineInfo, MessageType, RosterDelta},
+    cluster::Roster,
+    envelope::{Envelope, MessageType},
     id::NodeId,
 };
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-/// Commands that may wait.
-const COMMANDS_MAX: usize = 256;
+/// Orders that may wait.
+const ORDERS_MAX: usize = 256;
 /// Log lines kept for slow readers.
 const LOG_MAX: usize = 512;
 /// Questions under way.
 const QUESTIONS_MAX: usize = 1_024;
 
-/// What may be asked of the cluster.
+/// What goes to the loop.
 #[derive(Debug)]
-pub enum Command {
-    /// Ask who is there: everyone, or these.
-    Solicit(Vec<SocketAddr>),
-    /// Dial an address.
-    Connect(SocketAddr),
-    /// Report metrics to the servers.
-    Heartbeat(Box<Heartbeat>),
-    /// Describe this node anew.
-    Me(Box<MachineInfo>),
-    /// What this node offers.
-    Services(Vec<Service>),
-    /// Keys or revocations, on a server.
-    Delta(RosterDelta),
+pub(super) enum Order {
+    /// For the engine as it is.
+    Command(Command),
     /// Ask a node.
     Ask {
         /// Whom.
@@ -55,17 +45,6 @@ pub enum Command {
         timeout: Duration,
         /// Where the answer goes.
         answer: oneshot::Sender<Result<Box<Envelope>, String>>,
-    },
-    /// Answer a request.
-    Answer {
-        /// On which link.
-        link: LinkId,
-        /// Which request.
-        correlation_id: String,
-        /// What the answer is.
-        message_type: MessageType,
-        /// What it says.
-        payload: Value,
     },
 }
 
@@ -144,7 +123,7 @@ impl Counters {
 /// The rest of the process' hold of the cluster; cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
-    commands: mpsc::Sender<Command>,
+    orders: mpsc::Sender<Order>,
     /// What this node believes.
     pub roster: watch::Receiver<Arc<Roster>>,
     /// Whether a server is linked.
@@ -157,7 +136,7 @@ pub struct Handle {
 impl Handle {
     /// Tells the loop; false where it has ended.
     pub async fn tell(&self, command: Command) -> bool {
-        self.commands.send(command).await.is_ok()
+        self.orders.send(Order::Command(command)).await.is_ok()
     }
 
     /// Asks a node and waits for its answer.
@@ -169,8 +148,8 @@ impl Handle {
         timeout: Duration,
     ) -> Result<Box<Envelope>, String> {
         let (answer, answered) = oneshot::channel();
-        let command = Command::Ask { node_id, message_type, payload, timeout, answer };
-        if !self.tell(command).await {
+        let order = Order::Ask { node_id, message_type, payload, timeout, answer };
+        if self.orders.send(order).await.is_err() {
             return Err("the cluster's loop has ended".to_owned());
         }
         answered.await.unwrap_or_else(|_| Err("the cluster's loop has ended".to_owned()))
@@ -191,7 +170,7 @@ impl Handle {
 
 /// The loop's end of it.
 pub(super) struct Reins {
-    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) orders: mpsc::Receiver<Order>,
     roster: watch::Sender<Arc<Roster>>,
     served: watch::Sender<bool>,
     log: broadcast::Sender<LogLine>,
@@ -201,15 +180,14 @@ pub(super) struct Reins {
 }
 
 pub(super) fn pair() -> (Handle, Reins) {
-    let (commands, received) = mpsc::channel(COMMANDS_MAX);
+    let (orders, received) = mpsc::channel(ORDERS_MAX);
     let (roster, shown) = watch::channel(Arc::default());
     let (served, is_served) = watch::channel(false);
     let log = broadcast::Sender::new(LOG_MAX);
     let counters = Arc::new(Counters::default());
     let handle =
-        Handle { commands, roster: shown, is_served, log: log.clone(), counters: Arc::clone(&counters) };
-    let reins =
-        Reins { commands: received, roster, served, log, counters, questions: HashMap::new(), tags: 0 };
+        Handle { orders, roster: shown, is_served, log: log.clone(), counters: Arc::clone(&counters) };
+    let reins = Reins { orders: received, roster, served, log, counters, questions: HashMap::new(), tags: 0 };
     (handle, reins)
 }
 

@@ -31,7 +31,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use self::handle::{Command, Counters, Handle, LogLine};
-use self::{handle::Reins, lines::Lines};
+use self::{
+    handle::{Order, Reins},
+    lines::Lines,
+};
 
 /// The roster is published at most this often.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
@@ -148,7 +151,7 @@ impl Running {
                     None => is_accepting = false,
                 },
                 event = self.lines.next() => self.line_event(event).await,
-                Some(command) = self.reins.commands.recv() => self.command(command).await,
+                Some(order) = self.reins.orders.recv() => self.order(order).await,
                 () = wake => self.take(Input::Wake).await,
             }
             self.publish();
@@ -192,21 +195,13 @@ impl Running {
         }
     }
 
-    async fn command(&mut self, command: Command) {
-        match command {
-            Command::Solicit(to) => self.take(Input::Solicit(to)).await,
-            Command::Connect(addr) => self.take(Input::Connect(addr)).await,
-            Command::Heartbeat(heartbeat) => self.take(Input::Heartbeat(heartbeat)).await,
-            Command::Me(me) => self.take(Input::Me(me)).await,
-            Command::Services(services) => self.take(Input::Services(services)).await,
-            Command::Delta(delta) => self.take(Input::Delta(delta)).await,
-            Command::Ask { node_id, message_type, payload, timeout, answer } => {
+    async fn order(&mut self, order: Order) {
+        match order {
+            Order::Command(command) => self.take(Input::Command(command)).await,
+            Order::Ask { node_id, message_type, payload, timeout, answer } => {
                 let tag = self.reins.expect(answer);
                 let timeout_ms = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX);
                 self.take(Input::Ask { node_id, tag, message_type, payload, timeout_ms }).await;
-            }
-            Command::Answer { link, correlation_id, message_type, payload } => {
-                self.take(Input::Answer { link, correlation_id, message_type, payload }).await;
             }
         }
     }

@@ -16,7 +16,7 @@ use caelum_drivers::{
     tls::{self, NodeKey},
 };
 use caelum_model::{cluster::NodeRole, host::HostIdentity, id::NodeId};
-use caelum_roles::enrol::Newcomer;
+use caelum_roles::{enrol::Newcomer, memory};
 use caelum_web::{
     agent,
     cluster::Door,
@@ -63,7 +63,6 @@ struct Machine {
 
 /// Runs until told to stop.
 pub fn run(settings: Settings, data: DataDirectory, role: NodeRole, token: Option<String>) -> Result<Exit> {
-    up::bound_arenas();
     data.make()?;
     if data.secrets().join("ca.key").exists() {
         bail!(
@@ -129,6 +128,7 @@ async fn serve_until_stopped(settings: Settings, data: DataDirectory, role: Node
             DRAIN_MAX,
         ));
     }
+    tasks.spawn(memory::run(stop.clone()));
     announce(&data, &node_id, role, own)?;
     let machine = Machine {
         identity: identity(role),

@@ -66,6 +66,7 @@ pub(super) async fn run(
         cluster_name: enrolled.cluster.cluster_name.clone(),
         keys: enrolled.keys.clone(),
         delta: None,
+        revoked: enrolled.revoked.clone(),
         servers: enrolled.cluster.servers.clone(),
         websocket_port: machine.websocket_port,
     };
@@ -178,6 +179,10 @@ fn write_down(machine: &Machine, enrolled: &mut Enrolled, delta: &RosterDelta) {
     if !delta.keys.is_empty() && delta.keys != enrolled.keys {
         enrolled.keys.clone_from(&delta.keys);
         failed = enrolled::save_keys(&secrets, &enrolled.keys).err().map(anyhow::Error::from);
+    }
+    if enrolled::take_up_revoked(&mut enrolled.revoked, &delta.revoked) {
+        failed =
+            enrolled::save_revoked(&secrets, &enrolled.revoked).err().map(anyhow::Error::from).or(failed);
     }
     if !delta.servers.is_empty() && delta.servers != enrolled.cluster.servers {
         enrolled.cluster.servers.clone_from(&delta.servers);

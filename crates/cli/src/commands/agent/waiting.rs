@@ -1,6 +1,6 @@
 //! A machine that is no node yet: heard by beacon, it shows a code and waits for somebody to adopt it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::{Result, bail};
 use caelum_drivers::tls;
@@ -37,6 +37,7 @@ pub(super) async fn wait(
         cluster_name: String::new(),
         keys: Vec::new(),
         delta: None,
+        revoked: BTreeSet::new(),
         servers: Vec::new(),
         websocket_port: machine.websocket_port,
     };

@@ -1,6 +1,6 @@
 //! The server among the other nodes: links that come in, records of nodes, keys and revocations that go out.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use anyhow::Result;
 use caelum_drivers::{clock::Clock, link::Link};
@@ -68,6 +68,7 @@ pub(super) async fn start(
         cluster_name: config.cluster.name.clone(),
         keys: registrar.keys(),
         delta: Some(registrar.delta()),
+        revoked: BTreeSet::new(),
         servers: Vec::new(),
         websocket_port: parts.websocket_port,
     };

@@ -40,6 +40,7 @@ use caelum_roles::{
     aggregator::Progress,
     bus::{Bus, Change},
     diagnoser::Diagnoser,
+    memory,
     probe::Probe,
     sampler::Sampler,
 };
@@ -67,13 +68,9 @@ use crate::{
 const DRAIN_MAX: Duration = Duration::from_millis(1500);
 /// Time for all parts to end; past it the process ends all the same, and what was acknowledged is safe.
 const STOP_MAX: Duration = Duration::from_millis(4500);
-/// glibc keeps a heap a thread; two are enough and keep memory small over days.
-#[cfg(target_env = "gnu")]
-const ARENAS_MAX: i32 = 2;
 
 /// Starts everything, serves until told to stop, and drains.
 pub fn run(settings: Settings, data: DataDirectory) -> Result<Exit> {
-    bound_arenas();
     data.make()?;
     let _lock = lock(&data)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -85,17 +82,6 @@ pub fn run(settings: Settings, data: DataDirectory) -> Result<Exit> {
     runtime.shutdown_timeout(Duration::from_millis(200));
     ended
 }
-
-#[cfg(target_env = "gnu")]
-pub(super) fn bound_arenas() {
-    // SAFETY: mallopt only sets a number inside the allocator, before other threads exist.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX);
-    }
-}
-
-#[cfg(not(target_env = "gnu"))]
-pub(super) fn bound_arenas() {}
 
 /// One process a data directory: two would take each other's partitions.
 pub(super) fn lock(data: &DataDirectory) -> Result<File> {
@@ -228,6 +214,7 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         stop.clone(),
     ));
 
+    tasks.spawn(memory::run(stop.clone()));
     announce(&identity, &data, &addresses, own, &servers)?;
     wait_for_signal().await?;
     tracing::info!(code = "up.stopping", "stopping: requests under way may end");

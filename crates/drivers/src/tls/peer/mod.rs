@@ -84,7 +84,8 @@ pub fn link_client_config(
 /// How a machine joins: it trusts a server's node certificate of the authority with this fingerprint
 /// (SHA-256 of its certificate, lower-case hex), which the server sends along.
 pub fn pinned_join_config(authority_sha256: &str) -> Result<ClientConfig, TlsError> {
-    let verifier = Pinned { authority_sha256: authority_sha256.to_owned(), provider: provider() };
+    let trusted = Trusted::ServersOf { authority_sha256: authority_sha256.to_owned() };
+    let verifier = FirstContact { trusted, provider: provider() };
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -98,10 +99,11 @@ pub fn pinned_join_config(authority_sha256: &str) -> Result<ClientConfig, TlsErr
 /// How a server calls on a machine that it is to adopt: any certificate will do. What is sent then is bound
 /// to the key that was shown.
 pub fn adopt_client_config() -> Result<ClientConfig, TlsError> {
+    let verifier = FirstContact { trusted: Trusted::Anybody, provider: provider() };
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody { provider: provider() }))
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.resumption = Resumption::disabled();
@@ -134,14 +136,23 @@ fn unusable_authority(error: &VerifierBuilderError) -> TlsError {
     TlsError::Read { what: "the authority's certificate", detail: error.to_string() }
 }
 
-/// Trusts a server of the cluster whose authority has this fingerprint.
+/// Whom a connection trusts that is there before the cluster's certificates are.
 #[derive(Debug)]
-struct Pinned {
-    authority_sha256: String,
+enum Trusted {
+    /// A server of the cluster whose authority has this fingerprint.
+    ServersOf { authority_sha256: String },
+    /// Anybody, to have the key they show, and nothing more.
+    Anybody,
+}
+
+/// Checks who that is; that the peer has the key of its certificate is checked as everywhere.
+#[derive(Debug)]
+struct FirstContact {
+    trusted: Trusted,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Pinned {
+impl ServerCertVerifier for FirstContact {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -150,10 +161,13 @@ impl ServerCertVerifier for Pinned {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        let Trusted::ServersOf { authority_sha256 } = &self.trusted else {
+            return Ok(ServerCertVerified::assertion());
+        };
         let authority = issuers
             .iter()
             .take(CHAIN_MAX)
-            .find(|certificate| fingerprint_sha256(certificate) == self.authority_sha256)
+            .find(|certificate| fingerprint_sha256(certificate) == *authority_sha256)
             .ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
         verify_node(leaf, issuers, authority, now)?;
         match node_pass(leaf) {
@@ -168,12 +182,8 @@ impl ServerCertVerifier for Pinned {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
     fn verify_tls13_signature(
@@ -182,63 +192,8 @@ impl ServerCertVerifier for Pinned {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// Trusts anybody to have the key they show, and nothing more.
-#[derive(Debug)]
-struct Anybody {
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _leaf: &CertificateDer<'_>,
-        _issuers: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -1,6 +1,6 @@
 //! When to dial again: waits that grow, and what shortens them.
 
-use super::super::session::mix;
+use crate::hash::mix;
 
 /// First bound of a wait, ms; it doubles with each failure.
 const WAIT_MS: i64 = 200;

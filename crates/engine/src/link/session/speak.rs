@@ -4,9 +4,9 @@ use caelum_model::envelope::{Envelope, FRAME_MAX};
 
 use super::{
     super::{AskError, Closing, Output, World, answer, answer::Answer},
-    ASKS_MAX, Asked, Session, State, mix,
+    ASKS_MAX, Asked, Session, State,
 };
-use crate::{Now, timestamp};
+use crate::{Now, hash::mix, timestamp};
 
 impl Session {
     pub(super) fn ask(&mut self, now: Now, asked: Asked, what: Answer, world: &World, out: &mut Vec<Output>) {
