@@ -77,8 +77,7 @@ impl Postgres {
     /// Connects and brings the schema up to date.
     pub async fn connect(address: &PostgresAddress) -> Result<Self, OpenError> {
         let postgres = Self::reach(address).await?;
-        let mut client = postgres.first_client().await?;
-        migrate::run(&mut client, &postgres.place).await?;
+        migrate::run(postgres.first_client().await?, &postgres.place).await?;
         Ok(postgres)
     }
 

@@ -168,7 +168,14 @@ impl Postgres {
 
 async fn make(session: &Session, part: Part) -> Result<(), StoreError> {
     let name = part.name();
-    let there = session.row("select to_regclass($1::text) is not null", &[&name]).await?;
+    // Asked of the catalogue itself, which shows what others have made since this transaction began.
+    let there = session
+        .row(
+            "select exists (select 1 from pg_inherits join pg_class child on child.oid = inhrelid
+                where inhparent = 'rollups'::regclass and child.relname = $1::text)",
+            &[&name],
+        )
+        .await?;
     if there.map(|row| session.get::<bool>(&row, 0)).transpose()? == Some(true) {
         return Ok(());
     }
