@@ -65,6 +65,9 @@ pub enum Command {
     Connect(Connect),
     /// Look for what is wrong on this machine and its network, and say what to do.
     Doctor(Doctor),
+    /// Look after the records where they are: schema, size, what is wrong.
+    #[command(subcommand)]
+    Db(Db),
     /// Print the version.
     Version,
 }
@@ -407,6 +410,28 @@ pub struct Connect {
     /// Which server is asked.
     #[command(flatten)]
     pub client: Client,
+}
+
+/// `caelum db …`
+#[derive(Debug, Subcommand)]
+pub enum Db {
+    /// Bring the schema up to date. Several may do it at once; a newer schema is refused.
+    Migrate(Looked),
+    /// Show where the records are, who answers, the schema, and what takes how much room.
+    Status(Looked),
+    /// Look for damage and for settings that lose data; fails where there is any.
+    Check(Looked),
+}
+
+/// Which records are looked at, and how that is shown.
+#[derive(Debug, Args)]
+pub struct Looked {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// What `caelum up` would use; `--store` names other records.
+    #[command(flatten)]
+    pub resolved: Resolved,
 }
 
 /// `caelum doctor`

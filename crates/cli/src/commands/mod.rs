@@ -4,6 +4,7 @@ mod agent;
 mod backends;
 mod cluster;
 mod config;
+mod db;
 mod doctor;
 mod join;
 mod lab;
@@ -68,6 +69,7 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
             let (settings, data) = settle(arguments.resolved.place, arguments.resolved.overrides)?;
             wait_for(doctor::run(settings.config, data, arguments.json))
         }
+        Command::Db(command) => wait_for(db::run(command)),
         Command::Version => {
             output::print(&format!("caelum {}\n", env!("CARGO_PKG_VERSION")))?;
             Ok(Exit::Fine)
