@@ -114,6 +114,9 @@ pub struct Torture {
     /// Processes to kill
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub kills: usize,
+    /// Then let each backend of its own be away once for so long, such as 60s
+    #[arg(long, value_name = "TIME", value_parser = duration_ms)]
+    pub absence: Option<i64>,
     /// Repeat the run of this number [default: the time]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -419,6 +422,9 @@ pub enum Db {
     Migrate(Looked),
     /// Show where the records are, who answers, the schema, and what takes how much room.
     Status(Looked),
+    /// Go on with another event stream, from its beginning: after the queue was moved or lost. What is counted
+    /// stays counted; events that are in the new stream and were counted before are known by their numbers.
+    NewStream(Resolved),
     /// Look for damage and for settings that lose data; fails where there is any.
     Check(Looked),
 }

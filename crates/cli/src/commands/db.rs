@@ -4,9 +4,10 @@
 //! and `check` look. What is wrong is said with what to do, and makes the command fail.
 
 use anyhow::Result;
+use caelum_drivers::clock::{Clock as _, SystemClock};
 use caelum_store::{Address, OpenError, Place, Store, StoreError, StoreStatus};
 
-use super::{backends, settle};
+use super::{backends, settle, token::audit};
 use crate::{
     arguments::{Db, Looked, Resolved},
     exit::{Exit, Unreachable},
@@ -19,6 +20,7 @@ pub async fn run(command: Db) -> Result<Exit> {
         Db::Migrate(arguments) => migrate(arguments).await,
         Db::Status(arguments) => status(arguments).await,
         Db::Check(arguments) => check(arguments).await,
+        Db::NewStream(resolved) => new_stream(resolved).await,
     }
 }
 
@@ -44,6 +46,23 @@ async fn migrate(arguments: Looked) -> Result<Exit> {
         (false, _) => format!("{address}: the schema is {after}, as this version needs it\n"),
     };
     output::print(&text)?;
+    Ok(Exit::Fine)
+}
+
+async fn new_stream(resolved: Resolved) -> Result<Exit> {
+    let address = address_of(resolved)?;
+    let store = Store::connect(&address).await.map_err(away)?;
+    let kept = store.fact(backends::STREAM).await.map_err(gone)?;
+    let partitions = store.restart_offsets().await.map_err(gone)?;
+    store.put_fact(backends::STREAM, String::new()).await.map_err(gone)?;
+    store
+        .audit(audit(SystemClock.now_ms(), "stream.restart", kept.as_deref().unwrap_or("none")))
+        .await
+        .map_err(gone)?;
+    store.close();
+    output::print(&format!(
+        "{address}: {partitions} partition(s) begin anew with the stream that is named at the next start\n"
+    ))?;
     Ok(Exit::Fine)
 }
 

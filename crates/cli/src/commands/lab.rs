@@ -37,6 +37,7 @@ async fn torture(arguments: Torture) -> Result<Exit> {
         set: arguments.set,
         seed,
         kills: arguments.kills,
+        absence_s: arguments.absence.unwrap_or(0).unsigned_abs() / 1000,
         probes: arguments.probes.into(),
         duplicates_percent: arguments.duplicates,
         late_permille: u16::from(arguments.late) * 10,
@@ -121,6 +122,9 @@ fn say(report: &Report) -> String {
         "seed",
         report.seed,
     );
+    for absence in &report.absences {
+        text.push_str(&format!("  absence      {absence}\n"));
+    }
     for difference in &report.differences {
         text.push_str(&format!("  differs: {difference}\n"));
     }

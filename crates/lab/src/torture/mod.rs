@@ -50,6 +50,8 @@ pub struct Ordeal {
     pub seed: u64,
     /// Processes killed without warning.
     pub kills: usize,
+    /// How long each backend that is ours is away once, s; 0 for not at all.
+    pub absence_s: u64,
     /// Probes that send.
     pub probes: usize,
     /// Batches of a hundred that are sent twice.
@@ -79,6 +81,8 @@ pub struct Report {
     pub freezes: usize,
     /// Processes stopped in order and started again.
     pub restarts: usize,
+    /// Long absences of backends, and what the parts said about their health meanwhile.
+    pub absences: Vec<String>,
     /// Distinct events acknowledged.
     pub events: u64,
     /// Requests that were sent, repeated ones included.
@@ -149,7 +153,8 @@ pub async fn run(
         senders.spawn(send(Arc::clone(&field), Sender::new(number, ordeal.seed, now_ms()), shuffler));
     }
     let started = Instant::now();
-    let faults = plan::faults(ordeal.seed, ordeal.kills, &stage.victims());
+    let mut faults = plan::faults(ordeal.seed, ordeal.kills, &stage.victims());
+    faults.extend(plan::absences(ordeal.absence_s.saturating_mul(1000), &stage.victims()));
     let progress = tell.clone();
     let (mut stage, tally) = tokio::task::spawn_blocking(move || hurt(stage, &faults, &progress))
         .await
@@ -188,6 +193,7 @@ pub async fn run(
         kills: tally.kills,
         freezes: tally.freezes,
         restarts: tally.restarts,
+        absences: tally.absences,
         events: ledger.events(),
         requests: field.requests.load(Ordering::Relaxed),
         retries: field.retries.load(Ordering::Relaxed),
@@ -272,6 +278,7 @@ struct Tally {
     kills: std::collections::BTreeMap<String, usize>,
     freezes: usize,
     restarts: usize,
+    absences: Vec<String>,
 }
 
 /// Carries the faults out, one after the other, and makes everybody well at the end.
@@ -297,6 +304,10 @@ fn hurt(mut stage: Stage, faults: &[Fault], tell: &impl Fn(String)) -> Result<(S
             plan::Wound::Freeze { for_ms } => {
                 stage.freeze(fault.victim, Duration::from_millis(for_ms));
                 tally.freezes += 1;
+            }
+            plan::Wound::Absence { for_ms } => {
+                tell(format!("{name} is away for {} s", for_ms / 1000));
+                tally.absences.push(stage.leave_away(fault.victim, Duration::from_millis(for_ms))?);
             }
             plan::Wound::Restart => {
                 stage.restart(fault.victim)?;
