@@ -144,7 +144,7 @@ pub async fn join_tokens(
 }
 
 /// What a new join token is for.
-#[derive(Default, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NewJoinTokenJson {
     /// What it makes; an agent unless given. Only an administrator makes tokens for servers.
@@ -156,7 +156,7 @@ pub struct NewJoinTokenJson {
 }
 
 /// A new join token, which is shown this once.
-#[derive(Serialize, utoipa::ToSchema)]
+#[derive(Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct MadeJoinTokenJson {
     /// The token; it is not kept and cannot be shown again.
     pub(crate) token: String,
