@@ -155,7 +155,7 @@ fn stations(picture: &Picture, sight: &Sight) -> Block {
             lines.push(format!("{} {word}", format::count(count)));
         }
     }
-    let taking = Station { name: "Ingest", icon: "down", level: "", value, unit, lines };
+    let taking = Station { name: "Ingest", icon: "intake", level: "", value, unit, lines };
     let waiting = words::uncounted(health);
     let held = vec![
         match queue.records {
@@ -171,7 +171,7 @@ fn stations(picture: &Picture, sight: &Sight) -> Block {
     let keeping = match &queue.problem {
         None => Station {
             name: "Queue",
-            icon: "keys",
+            icon: "queue",
             level: "",
             value: format::count(waiting),
             unit: if waiting == 1 { "record waits" } else { "records wait" },
@@ -179,7 +179,7 @@ fn stations(picture: &Picture, sight: &Sight) -> Block {
         },
         Some(problem) => Station {
             name: "Queue",
-            icon: "keys",
+            icon: "queue",
             level: "crit",
             value: "Away".to_owned(),
             unit: "does not answer",
@@ -192,7 +192,7 @@ fn stations(picture: &Picture, sight: &Sight) -> Block {
     let counting = if health.aggregators.is_empty() {
         Station {
             name: "Aggregators",
-            icon: "probe",
+            icon: "sum",
             level: "crit",
             value: "None".to_owned(),
             unit: "runs",
@@ -202,7 +202,7 @@ fn stations(picture: &Picture, sight: &Sight) -> Block {
         let (value, unit) = rate(sight.rates.counted);
         let mut lines = vec![
             format!(
-                "{} of {}",
+                "{} for {}",
                 counted(health.aggregators.len(), "aggregator", "aggregators"),
                 counted(health.partitions.len(), "partition", "partitions")
             ),
@@ -212,7 +212,7 @@ fn stations(picture: &Picture, sight: &Sight) -> Block {
             lines.push(format!("{} without an owner", counted(orphans, "partition", "partitions")));
         }
         let level = if orphans > 0 { "warn" } else { "" };
-        Station { name: "Aggregators", icon: "probe", level, value, unit, lines }
+        Station { name: "Aggregators", icon: "sum", level, value, unit, lines }
     };
     let sum = |of: fn(&api::PartitionJson) -> u64| -> u64 { health.partitions.iter().map(of).sum() };
     let (value, unit) = match health.newest_event_ms {
@@ -228,7 +228,7 @@ fn stations(picture: &Picture, sight: &Sight) -> Block {
         ),
     ];
     lines.extend(replica(health, zone));
-    let rows = Station { name: "Rows", icon: "overview", level: "", value, unit, lines };
+    let rows = Station { name: "Rows", icon: "rows", level: "", value, unit, lines };
     Block::render("stations", "Stations", &Stations { stations: [taking, keeping, counting, rows] })
 }
 

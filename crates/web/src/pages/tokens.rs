@@ -73,6 +73,8 @@ struct Row {
     used: String,
     expires: Moment,
     left: String,
+    /// What the time is, where no heading says it.
+    label: &'static str,
     made: Moment,
 }
 
@@ -162,6 +164,7 @@ fn list(picture: &Picture, tokens: Option<&[JoinTokenJson]>, may_operate: bool) 
                     true => format!("in {}", format::duration(token.expires_at_ms - scene.now_ms)),
                     false => String::new(),
                 },
+                label: if token.expires_at_ms > scene.now_ms { "expires " } else { "expired " },
                 made: Moment::new(&scene.zone, token.created_at_ms, scene.now_ms),
             }
         })
