@@ -6,17 +6,14 @@
 //! Reading order: [`wait`], [`server`], [`api`], then [`event`], [`target`], [`browser`], [`process`], [`measure`],
 //! [`nats`], [`powercut`].
 
+pub use caelum_lab::{event, nats, postgres, process, wait};
+
 pub mod api;
 pub mod browser;
-pub mod event;
 pub mod flood;
 pub mod lab;
 pub mod measure;
-pub mod nats;
-pub mod postgres;
 pub mod powercut;
-pub mod process;
 pub mod server;
 pub mod story;
 pub mod target;
-pub mod wait;

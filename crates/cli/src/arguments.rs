@@ -28,6 +28,9 @@ pub enum Command {
     Ingest(Up),
     /// Count events, as one of several, from a stream and into records that others share.
     Aggregator(Up),
+    /// Prove on this machine what Caelum promises, with processes of its own that are hurt.
+    #[command(subcommand)]
+    Lab(Lab),
     /// Be a node of a cluster: found, linked, its metrics reported.
     Agent(Agent),
     /// Be found and linked, and nothing more: for machines that only have to be known.
@@ -69,6 +72,9 @@ pub enum Command {
     Connect(Connect),
     /// Look for what is wrong on this machine and its network, and say what to do.
     Doctor(Doctor),
+    /// Look after the records where they are: schema, size, what is wrong.
+    #[command(subcommand)]
+    Db(Db),
     /// Print the version.
     Version,
 }
@@ -93,6 +99,66 @@ pub struct Up {
     /// Settings given as flags.
     #[command(flatten)]
     pub overrides: Overrides,
+}
+
+/// `caelum lab …`
+#[derive(Debug, Subcommand)]
+pub enum Lab {
+    /// Send events, kill processes all the while, and compare what was counted with what was acknowledged.
+    ///
+    /// Starts its own processes on loopback and ends them; nothing else is touched. Two hundred kills take a
+    /// few minutes. Example: caelum lab torture --set postgres-nats --kills 200
+    Torture(Torture),
+}
+
+/// `caelum lab torture`
+#[derive(Debug, Args)]
+pub struct Torture {
+    /// What runs: `caelum up` alone (embedded), or ingests and aggregators on PostgreSQL and NATS
+    /// (postgres-nats), or on three NATS nodes (nats-cluster)
+    #[arg(long, value_parser = lab_set, default_value = "embedded")]
+    pub set: caelum_lab::torture::Set,
+    /// Processes to kill
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub kills: usize,
+    /// Repeat the run of this number [default: the time]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Probes that send
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub probes: u16,
+    /// Of a hundred batches, how many are sent twice
+    #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub duplicates: u8,
+    /// Of a hundred events, how many are hours old
+    #[arg(long, value_name = "PERCENT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub late: u8,
+    /// Processes that take events in
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub ingests: u8,
+    /// Processes that count
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub aggregators: u8,
+    /// Records of your own to use instead, as postgres://USER@HOST/DATABASE; they are not hurt
+    #[arg(long, value_name = "URL", requires = "queue")]
+    pub store: Option<String>,
+    /// Event stream of your own to use instead, as nats://HOST:4222; it is not hurt
+    #[arg(long, value_name = "URL", requires = "store")]
+    pub queue: Option<String>,
+    /// Make the files here and leave them [default: a temporary folder, kept only when something differs]
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn lab_set(text: &str) -> Result<caelum_lab::torture::Set, String> {
+    use caelum_lab::torture::Set;
+    Set::ALL
+        .into_iter()
+        .find(|set| set.name() == text)
+        .ok_or_else(|| format!("is none of {}", Set::ALL.map(Set::name).join(", ")))
 }
 
 /// `caelum agent` and `caelum beacon`
@@ -409,6 +475,28 @@ pub struct Connect {
     /// Which server is asked.
     #[command(flatten)]
     pub client: Client,
+}
+
+/// `caelum db …`
+#[derive(Debug, Subcommand)]
+pub enum Db {
+    /// Bring the schema up to date. Several may do it at once; a newer schema is refused.
+    Migrate(Looked),
+    /// Show where the records are, who answers, the schema, and what takes how much room.
+    Status(Looked),
+    /// Look for damage and for settings that lose data; fails where there is any.
+    Check(Looked),
+}
+
+/// Which records are looked at, and how that is shown.
+#[derive(Debug, Args)]
+pub struct Looked {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// What `caelum up` would use; `--store` names other records.
+    #[command(flatten)]
+    pub resolved: Resolved,
 }
 
 /// `caelum doctor`

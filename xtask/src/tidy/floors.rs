@@ -11,13 +11,14 @@ use super::Finding;
 use crate::command;
 
 /// Each crate of the product with its floor, ground first.
-const FLOORS: [(&str, u8); 9] = [
+const FLOORS: [(&str, u8); 10] = [
     ("caelum-model", 0),
     ("caelum-engine", 1),
     ("caelum-packager", 1),
     ("caelum-store", 2),
     ("caelum-queue", 2),
     ("caelum-drivers", 2),
+    ("caelum-lab", 2),
     ("caelum-roles", 3),
     ("caelum-web", 4),
     ("caelum", 5),
@@ -25,7 +26,7 @@ const FLOORS: [(&str, u8); 9] = [
 
 /// Crates beside the house: what they may know of it, and whether tests of the house may know them.
 const OUTBUILDINGS: [(&str, &[&str], bool); 2] =
-    [("caelum-testkit", &["caelum-model", "caelum-engine"], true), ("xtask", &[], false)];
+    [("caelum-testkit", &["caelum-model", "caelum-engine", "caelum-lab"], true), ("xtask", &[], false)];
 
 /// Outside crates that are a door to the outside world, and who may hold the key.
 const DOORS: [(&str, &[&str], &str); 10] = [

@@ -92,17 +92,17 @@ const BANS: &[Ban] = &[
     },
     Ban {
         needles: &["process::Command", "process::Child"],
-        scope: Scope::AllBut(&["crates/drivers/", "xtask/", "testkit/"]),
+        scope: Scope::AllBut(&["crates/drivers/", "crates/lab/", "xtask/", "testkit/"]),
         why: "only drivers spawn processes",
     },
     Ban {
         needles: &["UdpSocket", "TcpStream::connect", "UnixStream"],
-        scope: Scope::AllBut(&["crates/drivers/", "testkit/"]),
+        scope: Scope::AllBut(&["crates/drivers/", "crates/lab/", "testkit/"]),
         why: "only drivers open sockets",
     },
     Ban {
         needles: &["TcpListener::bind", "TcpSocket"],
-        scope: Scope::AllBut(&["crates/drivers/", "crates/web/", "testkit/"]),
+        scope: Scope::AllBut(&["crates/drivers/", "crates/lab/", "crates/web/", "testkit/"]),
         why: "only web listens for HTTP, only drivers for anything else",
     },
     Ban {

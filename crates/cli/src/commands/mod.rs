@@ -5,9 +5,11 @@ mod backends;
 mod cluster;
 mod config;
 mod counting;
+mod db;
 mod dead_letters;
 mod doctor;
 mod join;
+mod lab;
 mod lone;
 mod neighbours;
 mod node;
@@ -50,6 +52,7 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
         }
         Command::Ingest(arguments) => run_lone(arguments, lone::Part::Ingest),
         Command::Aggregator(arguments) => run_lone(arguments, lone::Part::Aggregator),
+        Command::Lab(command) => lab::run(command),
         Command::Agent(arguments) => run_agent(arguments, NodeRole::Agent),
         Command::Beacon(arguments) => run_agent(arguments, NodeRole::Beacon),
         Command::Config(command) => config::run(command),
@@ -71,6 +74,7 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
             let (settings, data) = settle(arguments.resolved.place, arguments.resolved.overrides)?;
             wait_for(doctor::run(settings.config, data, arguments.json))
         }
+        Command::Db(command) => wait_for(db::run(command)),
         Command::Version => {
             output::print(&format!("caelum {}\n", env!("CARGO_PKG_VERSION")))?;
             Ok(Exit::Fine)

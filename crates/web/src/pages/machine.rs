@@ -316,9 +316,10 @@ fn identity(picture: &Picture, machine: &Machine) -> Block {
         cpu: node.identity.cpu.clone(),
         kernel: node.identity.kernel.clone(),
         roles: node.roles.clone(),
-        probe: picture.probes().contains(&node.node_id.as_str()).then(|| {
-            picture.scene.span.link(&frame::probe_link(node.node_id.as_str()))
-        }),
+        probe: picture
+            .probes()
+            .contains(&node.node_id.as_str())
+            .then(|| picture.scene.span.link(&frame::probe_link(node.node_id.as_str()))),
         addresses: node.identity.addresses.iter().take(8).cloned().collect(),
         trust: words::trust(&node.links),
         buffered: words::buffered(&node.links),

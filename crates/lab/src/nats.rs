@@ -111,6 +111,11 @@ impl NatsServer {
         }
     }
 
+    /// Starts it again without waiting until it is ready: a node of a cluster is not before others are there.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.launch()
+    }
+
     /// The port for clients.
     pub fn port(&self) -> u16 {
         self.port
