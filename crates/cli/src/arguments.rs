@@ -51,6 +51,13 @@ pub enum Command {
     /// Show, add and remove what is measured.
     #[command(subcommand)]
     Targets(Targets),
+    /// Show whether everything that was accepted is counted, and what waits.
+    Pipeline(Client),
+    /// Look at events that were kept aside instead of being counted, and count them after all.
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
+    /// Show the probes, or how complete is what one of them sent.
+    Probes(Probes),
     /// Ask the network which machines are there, and show what is heard.
     Discover(Discover),
     /// List the machines that were heard.
@@ -364,6 +371,64 @@ pub enum Targets {
         #[command(flatten)]
         client: Client,
     },
+}
+
+/// `caelum dead-letters …`
+#[derive(Debug, Subcommand)]
+pub enum DeadLetters {
+    /// List events that were kept aside, newest first.
+    List {
+        /// Only of this probe
+        #[arg(long, value_name = "ID")]
+        client_id: Option<String>,
+        /// Only for this reason, such as too_late
+        #[arg(long, value_name = "WORD")]
+        reason: Option<String>,
+        /// Only in this state
+        #[arg(long, value_parser = ["kept", "requested", "replayed"])]
+        state: Option<String>,
+        /// At most so many, 1 to 500
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=500))]
+        limit: u16,
+        /// Which server is asked.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Show one of them with its event.
+    Show {
+        /// Its number, as listed
+        id: i64,
+        /// Which server is asked.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Count them after all: by number, or all that are kept of a probe or for a reason. Nothing counts twice.
+    #[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["ids", "client_id", "reason"]))]
+    Replay {
+        /// Their numbers, as listed
+        #[arg(value_name = "ID")]
+        ids: Vec<i64>,
+        /// All of this probe
+        #[arg(long, value_name = "ID")]
+        client_id: Option<String>,
+        /// All for this reason, such as too_late
+        #[arg(long, value_name = "WORD")]
+        reason: Option<String>,
+        /// Which server is asked.
+        #[command(flatten)]
+        client: Client,
+    },
+}
+
+/// `caelum probes`
+#[derive(Debug, Args)]
+pub struct Probes {
+    /// The probe; all of them without one
+    #[arg(value_name = "ID")]
+    pub probe: Option<String>,
+    /// Which server is asked.
+    #[command(flatten)]
+    pub client: Client,
 }
 
 /// `caelum discover`

@@ -51,14 +51,21 @@ use tokio::{
 
 use super::{
     block::Block,
-    charts, horizon, machine, machines, network, overview,
+    charts, counting, horizon, letters, machine, machines, network, overview,
     picture::Picture,
+    pipeline::{self, Sight},
     plot::{Plot, Points},
+    probe,
     range::TimeQuery,
     routes::{self, Desk},
-    settings, topology,
+    settings, tokens, topology,
 };
-use crate::{auth::Person, error::ApiError, state::State};
+use crate::{
+    api::{enrol::JoinTokenJson, network::OneProbeJson},
+    auth::Person,
+    error::ApiError,
+    state::State,
+};
 
 /// Shortest time between two rounds of blocks.
 const ROUND: Duration = Duration::from_secs(1);
@@ -79,7 +86,10 @@ enum Page {
     Machines,
     Topology,
     Network,
+    Pipeline,
+    Probe,
     Settings,
+    Tokens,
 }
 
 /// What a stream is asked for.
@@ -99,19 +109,34 @@ struct View {
     filter: machines::Filter,
     choice: network::Choice,
     links: topology::Choice,
+    letters: letters::Choice,
     may_operate: bool,
 }
 
+/// What a page shows beside the picture.
+enum Beside {
+    Nothing,
+    Pipeline(Box<Sight>),
+    Probe(Option<OneProbeJson>),
+    Tokens(Option<Vec<JoinTokenJson>>),
+}
+
 /// Everything that the address of a stream may say.
-type Asked =
-    (Query<Wish>, Query<TimeQuery>, Query<machines::Filter>, Query<network::Choice>, Query<topology::Choice>);
+type Asked = (
+    Query<Wish>,
+    Query<TimeQuery>,
+    Query<machines::Filter>,
+    Query<network::Choice>,
+    Query<topology::Choice>,
+    Query<letters::Choice>,
+);
 
 /// Opens a stream.
 pub async fn stream(
     person: Person,
     Shared(state): Shared<Arc<State>>,
     Extension(desk): Extension<Arc<Desk>>,
-    (Query(wish), Query(time), Query(filter), Query(choice), Query(links)): Asked,
+    (Query(wish), Query(time), Query(filter), Query(choice), Query(links), Query(letters)): Asked,
     headers: HeaderMap,
 ) -> Response {
     let Ok(place) = Arc::clone(&desk.streams).try_acquire_owned() else {
@@ -129,7 +154,7 @@ pub async fn stream(
         .collect();
     let feed = Feed {
         changes: state.bus.subscribe(),
-        view: View { wish, time, filter, choice, links, may_operate: person.role >= Role::Operator },
+        view: View { wish, time, filter, choice, links, letters, may_operate: person.role >= Role::Operator },
         state,
         desk,
         topics,
@@ -216,7 +241,13 @@ impl Feed {
             tokio::select! {
                 change = self.changes.recv() => self.note(change),
                 () = sleep_until(self.not_before), if round_is_due => self.round().await,
-                _ = self.heartbeat.tick() => self.beat(),
+                _ = self.heartbeat.tick() => {
+                    // What other processes count is not told here; it is looked at while somebody watches.
+                    if matches!(self.view.wish.page, Page::Pipeline) {
+                        self.stale.insert(Change::RollupsChanged);
+                    }
+                    self.beat();
+                }
                 _ = self.look_anyway.tick() => self.stale.extend(Change::ALL),
                 () = sleep_until(self.ends) => self.end(),
                 () = stop.cancelled() => self.end(),
@@ -267,11 +298,11 @@ impl Feed {
         if concerned.is_empty() {
             return;
         }
-        let picture = match self.desk.picture(&self.state, &self.view.time).await {
-            Ok(picture) => picture,
+        let (picture, beside) = match self.look().await {
+            Ok(seen) => seen,
             Err(error) => {
                 // Silence makes the page stale, which says it better than half a page would.
-                tracing::warn!(code = "web.live_read_failed", %error, "a live page could not be read");
+                tracing::warn!(code = "web.live_read_failed", ?error, "a live page could not be read");
                 self.stale = stale;
                 self.not_before = Instant::now() + HEARTBEAT;
                 return;
@@ -279,7 +310,7 @@ impl Feed {
         };
         self.newest_ms = picture.newest_ms().unwrap_or(0);
         for topic in &concerned {
-            let Some(block) = self.block(topic, &picture) else { continue };
+            let Some(block) = self.block(topic, &picture, &beside) else { continue };
             let mut hasher = DefaultHasher::new();
             block.html().hash(&mut hasher);
             let hash = hasher.finish();
@@ -291,10 +322,45 @@ impl Feed {
         self.beat();
     }
 
-    fn block(&self, topic: &str, picture: &Picture) -> Option<Block> {
+    /// Reads the picture and what the page shows beside it.
+    async fn look(&self) -> Result<(Picture, Beside), ApiError> {
+        let (state, view) = (&self.state, &self.view);
+        let picture = self.desk.picture(state, &view.time).await?;
+        let beside = match view.wish.page {
+            Page::Pipeline => {
+                Beside::Pipeline(Box::new(Sight::read(state, &self.desk.looks, &view.letters).await?))
+            }
+            Page::Probe => {
+                let id = view.choice.probe.as_deref().unwrap_or_default();
+                match counting::known_probe(state, &picture, id).await {
+                    Ok(known) => Beside::Probe(known),
+                    // One that is forgotten while its page is open shows what is left of it.
+                    Err(ApiError::NotFound(_)) => Beside::Probe(None),
+                    Err(error) => return Err(error),
+                }
+            }
+            Page::Tokens => Beside::Tokens(counting::known_tokens(state, view.may_operate).await?),
+            _ => Beside::Nothing,
+        };
+        Ok((picture, beside))
+    }
+
+    fn block(&self, topic: &str, picture: &Picture, beside: &Beside) -> Option<Block> {
         let view = &self.view;
         if topic == "horizon" {
             return Some(horizon::block(picture));
+        }
+        match beside {
+            Beside::Nothing => {}
+            Beside::Pipeline(sight) => {
+                return pipeline::block(topic, picture, sight, &view.letters, view.may_operate);
+            }
+            Beside::Probe(known) => {
+                return probe::block(topic, picture, view.choice.probe.as_deref()?, known.as_ref());
+            }
+            Beside::Tokens(known) => {
+                return tokens::block(topic, picture, known.as_deref(), view.may_operate);
+            }
         }
         match (view.wish.page, &view.wish.machine) {
             (Page::Overview, _) => overview::block(topic, picture),
@@ -303,6 +369,7 @@ impl Feed {
             (Page::Topology, _) => topology::block(topic, picture, &view.links),
             (Page::Network, _) => network::block(topic, picture, &view.choice),
             (Page::Settings, _) => settings::block(topic, picture, view.may_operate),
+            (Page::Pipeline | Page::Probe | Page::Tokens, _) => None,
         }
     }
 
@@ -368,6 +435,7 @@ fn concerns(change: Change, topic: &str) -> bool {
                 | "topology"
                 | "links"
                 | "link"
+                | "join-tokens"
         ),
         Change::NodeSampled => matches!(
             topic,
@@ -402,6 +470,14 @@ fn concerns(change: Change, topic: &str) -> bool {
                 | "resolvers"
                 | "targets"
                 | "probes"
+                | "stations"
+                | "partitions"
+                | "aggregators"
+                | "letters"
+                | "letter"
+                | "complete"
+                | "gaps"
+                | "measured"
         ),
         Change::DiagnosesChanged => matches!(
             topic,
@@ -434,6 +510,9 @@ mod tests {
             topology::TOPICS,
             network::TOPICS,
             settings::TOPICS,
+            pipeline::TOPICS,
+            probe::TOPICS,
+            tokens::TOPICS,
             "verdict,horizon",
         ];
         let news = Change::ALL.into_iter().filter(|change| *change != Change::SettingsChanged);
