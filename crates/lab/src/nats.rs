@@ -213,7 +213,8 @@ impl NatsCluster {
         let size = self.nodes.len();
         let leaders: Option<Vec<String>> = self.nodes.iter().map(|node| leader_of(node, size)).collect();
         let is_ready = |node: &NatsServer| Some(node.ask("/healthz")?["status"] == "ok");
-        let are_current = |node: &NatsServer| Some(has_current_copies(&node.ask("/jsz?streams=true")?));
+        let are_current =
+            |node: &NatsServer| Some(has_current_copies(&node.ask("/jsz?streams=true")?, node.name()));
         leaders.is_some_and(|leaders| leaders.windows(2).all(|pair| pair[0] == pair[1]))
             && self.nodes.iter().all(|node| is_ready(node) == Some(true) && are_current(node) == Some(true))
     }
@@ -231,12 +232,13 @@ impl NatsCluster {
     }
 }
 
-/// Whether every copy of every stream that a node leads is current; a node that leads none says nothing.
-fn has_current_copies(jetstream: &Value) -> bool {
+/// Whether every copy of every stream that a node leads is current. Of streams that others lead it knows only
+/// what it heard when it led them.
+fn has_current_copies(jetstream: &Value, name: &str) -> bool {
     let accounts = jetstream["account_details"].as_array().into_iter().flatten();
     let streams = accounts.flat_map(|account| account["stream_detail"].as_array().into_iter().flatten());
-    let mut copies =
-        streams.flat_map(|stream| stream["cluster"]["replicas"].as_array().into_iter().flatten());
+    let led = streams.filter(|stream| stream["cluster"]["leader"] == name);
+    let mut copies = led.flat_map(|stream| stream["cluster"]["replicas"].as_array().into_iter().flatten());
     copies.all(|copy| copy["current"] == true && copy["offline"] != true)
 }
 

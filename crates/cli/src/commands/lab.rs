@@ -5,14 +5,19 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use caelum_drivers::{
     clock::{Clock as _, SystemClock},
     tls,
 };
-use caelum_lab::torture::{self, Ordeal, Report};
+use caelum_lab::{
+    process,
+    torture::{self, Ordeal, Report},
+};
 use caelum_model::rollup::{MINUTE_MS, Rollup, RollupKey};
 use caelum_store::{RollupQuery, Store};
+
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     arguments::{Lab, Torture},
@@ -60,7 +65,13 @@ async fn torture(arguments: Torture) -> Result<Exit> {
         .timeout(torture::ANSWER_MAX)
         .build()
         .context("make a client")?;
-    let report = torture::run(ordeal, client, read_rows, tell).await?;
+    let report = tokio::select! {
+        report = torture::run(ordeal, client, read_rows, tell) => report?,
+        () = told_to_end() => {
+            process::kill_all();
+            bail!("told to end in the middle; everything that was started is gone");
+        }
+    };
     if is_terminal {
         drop(std::io::stderr().lock().write_all(b"\r\x1b[K"));
     }
@@ -70,6 +81,14 @@ async fn torture(arguments: Torture) -> Result<Exit> {
         output::print(&say(&report))?;
     }
     Ok(if report.is_exact() { Exit::Fine } else { Exit::Failed })
+}
+
+async fn told_to_end() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
 }
 
 async fn read_rows(address: &str) -> Result<Vec<Rollup>> {

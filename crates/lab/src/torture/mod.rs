@@ -291,7 +291,11 @@ fn hurt(mut stage: Stage, faults: &[Fault], tell: &impl Fn(String)) -> Result<(S
         match fault.wound {
             plan::Wound::Kill { away_ms } => {
                 // Whoever is away comes back first, so that as many are killed as was said.
+                let patience = Instant::now() + CALM_MAX;
                 while !stage.can_be_killed(fault.victim) {
+                    if Instant::now() >= patience {
+                        bail!("{name} is not well again after {} s", CALM_MAX.as_secs());
+                    }
                     stage.pass(Duration::from_millis(50))?;
                 }
                 stage.kill(fault.victim, Duration::from_millis(away_ms));
