@@ -105,14 +105,17 @@ fn sentence(answer: &Value) -> String {
     }
     let waiting: u64 =
         list(answer, "partitions").filter_map(|partition| partition["uncounted_records"].as_u64()).sum();
+    let counted: u64 = list(answer, "partitions").filter_map(|partition| partition["counted"].as_u64()).sum();
+    // Unknown where no probe numbers its events.
     let newest = match (answer["newest_event_ms"].as_i64(), answer["timestamp"].as_i64()) {
-        (Some(newest), Some(now)) => format!("the newest event is {} old", age(now - newest)),
-        _ => "no event has been counted yet".to_owned(),
+        (Some(newest), Some(now)) => format!("; the newest event is {} old", age(now - newest)),
+        _ => String::new(),
     };
     match waiting {
-        0 => format!("Everything that was accepted is counted; {newest}."),
-        1 => format!("1 record waits to be counted; {newest}."),
-        waiting => format!("{waiting} records wait to be counted; {newest}."),
+        0 if counted == 0 => "No event has come in yet.".to_owned(),
+        0 => format!("Everything that was accepted is counted{newest}."),
+        1 => format!("1 record waits to be counted{newest}."),
+        waiting => format!("{waiting} records wait to be counted{newest}."),
     }
 }
 
@@ -203,14 +206,14 @@ mod tests {
 
     #[test]
     fn a_problem_is_the_sentence_and_what_waits_comes_after() {
-        let healthy = json!({"problems": [], "partitions": [{"uncounted_records": 0}, {"uncounted_records": 0}],
+        let healthy = json!({"problems": [], "partitions": [{"uncounted_records": 0, "counted": 5}],
             "newest_event_ms": 57_000, "timestamp": 60_000});
         assert_eq!(
             sentence(&healthy),
             "Everything that was accepted is counted; the newest event is 3 s old."
         );
         let behind = json!({"problems": [], "partitions": [{"uncounted_records": 7}]});
-        assert_eq!(sentence(&behind), "7 records wait to be counted; no event has been counted yet.");
+        assert_eq!(sentence(&behind), "7 records wait to be counted.");
         let degraded =
             json!({"problems": ["no aggregator runs: events are kept and not counted", "another"]});
         assert_eq!(sentence(&degraded), "No aggregator runs: events are kept and not counted.");

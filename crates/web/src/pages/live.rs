@@ -58,7 +58,9 @@ use super::{
     probe,
     range::TimeQuery,
     routes::{self, Desk},
-    settings, tokens, topology,
+    settings, tokens,
+    topics::concerns,
+    topology,
 };
 use crate::{
     api::{enrol::JoinTokenJson, network::OneProbeJson},
@@ -415,109 +417,5 @@ impl Feed {
         let message = PointsMessage { from, to, reset, charts: messages };
         let data = serde_json::to_string(&message).expect("points are numbers and short texts");
         self.push("points", data);
-    }
-}
-
-/// Whether a block may look different after a change.
-fn concerns(change: Change, topic: &str) -> bool {
-    match change {
-        Change::SettingsChanged => true,
-        Change::RosterChanged => matches!(
-            topic,
-            "verdict"
-                | "figures"
-                | "tiles"
-                | "alerts"
-                | "machines"
-                | "discovered"
-                | "issues"
-                | "identity"
-                | "topology"
-                | "links"
-                | "link"
-                | "join-tokens"
-        ),
-        Change::NodeSampled => matches!(
-            topic,
-            "verdict"
-                | "figures"
-                | "first"
-                | "tiles"
-                | "alerts"
-                | "events"
-                | "machines"
-                | "topology"
-                | "machine-charts"
-                | "issues"
-                | "cores"
-                | "disks"
-                | "interfaces"
-                | "sensors"
-                | "identity"
-        ),
-        Change::RollupsChanged => matches!(
-            topic,
-            "verdict"
-                | "horizon"
-                | "figures"
-                | "first"
-                | "verdicts"
-                | "experience"
-                | "matrix"
-                | "waterfall"
-                | "percentiles"
-                | "voice"
-                | "resolvers"
-                | "targets"
-                | "probes"
-                | "stations"
-                | "partitions"
-                | "aggregators"
-                | "letters"
-                | "letter"
-                | "complete"
-                | "gaps"
-                | "measured"
-        ),
-        Change::DiagnosesChanged => matches!(
-            topic,
-            "verdict"
-                | "horizon"
-                | "first"
-                | "verdicts"
-                | "experience"
-                | "events"
-                | "matrix"
-                | "waterfall"
-                | "percentiles"
-                | "resolvers"
-                | "targets"
-        ),
-        Change::TargetsChanged => matches!(topic, "verdict" | "first" | "events" | "matrix" | "targets"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_topic_of_every_page_is_renewed_by_some_change() {
-        let pages = [
-            overview::TOPICS,
-            machines::TOPICS,
-            machine::TOPICS,
-            topology::TOPICS,
-            network::TOPICS,
-            settings::TOPICS,
-            pipeline::TOPICS,
-            probe::TOPICS,
-            tokens::TOPICS,
-            "verdict,horizon",
-        ];
-        let news = Change::ALL.into_iter().filter(|change| *change != Change::SettingsChanged);
-        for topic in pages.iter().flat_map(|topics| topics.split(',')) {
-            assert!(news.clone().any(|change| concerns(change, topic)), "{topic} would never change");
-        }
     }
 }

@@ -50,6 +50,7 @@ mod settings;
 mod sky;
 mod tiles;
 mod tokens;
+mod topics;
 mod topology;
 mod visits;
 mod waterfall;

@@ -25,13 +25,12 @@ pub fn uncounted(health: &PipelineHealthJson) -> u64 {
 
 /// Heads the pipeline: what is wrong, else whether everything is counted and how old the newest row is.
 pub fn pipeline(health: &PipelineHealthJson, zone: &Zone) -> Verdict {
-    let newest = match health.newest_event_ms {
-        Some(newest) => format!(
-            "the newest event in the rows is {} old",
-            format::duration(health.timestamp.saturating_sub(newest))
-        ),
-        None => "no event has been counted yet".to_owned(),
-    };
+    // Unknown where no probe numbers its events.
+    let newest = health.newest_event_ms.map(|newest| {
+        let age = format::duration(health.timestamp.saturating_sub(newest));
+        format!("the newest event in the rows is {age} old")
+    });
+    let counted_so_far: u64 = health.partitions.iter().map(|partition| partition.counted).sum();
     let kept: u64 =
         health.dead_letters.iter().filter(|count| count.state == "kept").map(|count| count.count).sum();
     let mut lede = match kept {
@@ -46,7 +45,10 @@ pub fn pipeline(health: &PipelineHealthJson, zone: &Zone) -> Verdict {
     }
     if let [problem, rest @ ..] = health.problems.as_slice() {
         let more = if rest.is_empty() { String::new() } else { format!(", and {}", rest.join(", and ")) };
-        let lede = format!("{}. {lede}", capital(&newest));
+        let lede = match newest {
+            Some(newest) => format!("{}. {lede}", capital(&newest)),
+            None => lede,
+        };
         let status = if health.queue.is_reachable && !health.aggregators.is_empty() {
             Status::Warn
         } else {
@@ -54,11 +56,11 @@ pub fn pipeline(health: &PipelineHealthJson, zone: &Zone) -> Verdict {
         };
         return Verdict { status, sentence: format!("{}{more}.", capital(problem)), lede };
     }
+    let newest = newest.map_or_else(String::new, |newest| format!("; {newest}"));
     let sentence = match usize::try_from(uncounted(health)).unwrap_or(usize::MAX) {
-        0 => format!("Everything that was accepted is counted; {newest}."),
-        waiting => {
-            format!("{} to be counted; {newest}.", counted(waiting, "record waits", "records wait"))
-        }
+        0 if counted_so_far == 0 => "No event has come in yet.".to_owned(),
+        0 => format!("Everything that was accepted is counted{newest}."),
+        waiting => format!("{} to be counted{newest}.", counted(waiting, "record waits", "records wait")),
     };
     Verdict { status: Status::Ok, sentence, lede }
 }
