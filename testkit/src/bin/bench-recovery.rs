@@ -55,7 +55,7 @@ async fn bench(events: u64, aggregators: u64) -> Result<()> {
         all.then(|| begin.elapsed())
     })
     .await;
-    println!("{} events waited in NATS; {aggregators} aggregators; rows in PostgreSQL", done.accepted);
+    println!("{} events waited in NATS; aggregators: {aggregators}; rows in PostgreSQL", done.accepted);
     println!("  floor     60 s for 10,000,000; aim: 30 s");
     println!("  filled    in {:.1} s", filled_in.as_secs_f64());
     println!("  ready     after {:.1} s", ready_in.as_secs_f64());

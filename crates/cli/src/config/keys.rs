@@ -180,18 +180,6 @@ pub static KEYS: &[Key] = &[
         "Password of that administrator. Without it, the first start generates one and prints it once. \
          Without effect once there is an administrator."
     ),
-    Key {
-        section: "tls",
-        name: "plaintext",
-        short_flag: None,
-        text: "What is answered without TLS: \"loopback\" answers this machine and redirects others to HTTPS, \
-               \"allow\" answers everybody, for a network that something else protects.",
-        field: Field::Choice {
-            read: |config| config.tls.plaintext.as_str(),
-            write: |config, at| config.tls.plaintext = Plaintext::ALL[at],
-            options: &["loopback", "allow"],
-        },
-    },
     key!(
         "server",
         "store",
@@ -208,6 +196,18 @@ pub static KEYS: &[Key] = &[
         "Where the event stream is: embedded:PATH, or nats://HOST:4222 for several machines. Not set: a file in \
          the data directory."
     ),
+    Key {
+        section: "tls",
+        name: "plaintext",
+        short_flag: None,
+        text: "What is answered without TLS: \"loopback\" answers this machine and redirects others to HTTPS, \
+               \"allow\" answers everybody, for a network that something else protects.",
+        field: Field::Choice {
+            read: |config| config.tls.plaintext.as_str(),
+            write: |config, at| config.tls.plaintext = Plaintext::ALL[at],
+            options: &["loopback", "allow"],
+        },
+    },
     key!(
         "tls",
         "certificate",
