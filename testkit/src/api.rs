@@ -38,10 +38,16 @@ impl Api {
         Ok(Self { http, base: base.to_owned(), credential: None })
     }
 
+    /// A client without TLS that keeps its connections, signed in as nobody.
+    pub fn plain(base: &str) -> Result<Self> {
+        install_cryptography();
+        let http = Client::builder().build().context("make a client")?;
+        Ok(Self { http, base: base.to_owned(), credential: None })
+    }
+
     /// The same client without TLS at another address, keeping its connections.
     pub fn plain_at(&self, base: &str) -> Result<Self> {
-        let http = Client::builder().build().context("make a client")?;
-        Ok(Self { http, base: base.to_owned(), credential: self.credential.clone() })
+        Ok(Self { credential: self.credential.clone(), ..Self::plain(base)? })
     }
 
     /// The same client at another address of the server.

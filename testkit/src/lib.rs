@@ -3,16 +3,19 @@
 //! Nothing here knows how Caelum works inside; it knows the program's command line, its files and what
 //! travels. Every process started here is ended here, by its id, when its value is dropped.
 //!
-//! Reading order: [`wait`], [`server`], [`api`], then [`event`], [`target`], [`browser`], [`process`], [`measure`],
+//! Reading order: [`wait`], [`server`], [`api`], then [`event`], [`target`], [`collector`], [`browser`], [`process`], [`measure`], [`load`], [`parts`],
 //! [`nats`], [`powercut`].
 
 pub use caelum_lab::{event, nats, postgres, process, wait};
 
 pub mod api;
 pub mod browser;
+pub mod collector;
 pub mod flood;
 pub mod lab;
+pub mod load;
 pub mod measure;
+pub mod parts;
 pub mod powercut;
 pub mod server;
 pub mod story;

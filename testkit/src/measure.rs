@@ -75,6 +75,12 @@ pub fn option(name: &str, default: u64) -> Result<u64> {
     }
 }
 
+/// The word after `--name` on this program's command line, if it is there.
+pub fn word(name: &str) -> Option<String> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != name);
+    arguments.next().and_then(|_| arguments.next())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,13 +5,24 @@ use anyhow::{Result, bail};
 use crate::command;
 
 /// Every bench with its program and what it prints.
-const BENCHES: [(&str, &str, &str); 4] = [
+const BENCHES: [(&str, &str, &str); 7] = [
     (
         "discovery",
         "bench-discovery",
         "12 hosts: all know all, a kill, a cut cable; memory and CPU of a node at rest",
     ),
-    ("ingest", "bench-ingest", "events/s accepted durable, events/s aggregated, CPU per event, memory"),
+    (
+        "ingest",
+        "bench-ingest",
+        "events/s accepted durable, events/s aggregated, CPU per event, memory; --set postgres-nats",
+    ),
+    ("freshness", "bench-freshness", "accepted to seen in a query, at 1,000 and at 50,000 events a second"),
+    (
+        "recovery",
+        "bench-recovery",
+        "events that waited in the queue, until they are counted; --events 10000000",
+    ),
+    ("sketch", "bench-sketch", "distributions: error after merges, bytes of a minute, time of a merge"),
     (
         "flood",
         "bench-flood",
@@ -19,6 +30,21 @@ const BENCHES: [(&str, &str, &str); 4] = [
     ),
     ("footprint", "bench-footprint", "server, agent and beacon at rest: resident memory, CPU, wake-ups"),
 ];
+
+/// Programs of others that the same events could be given to, for comparison.
+const PEERS: [&str; 3] = ["prometheus", "victoria-metrics", "influxd"];
+
+/// Says which peers are installed; none of them is started here.
+fn name_peers() {
+    let folders: Vec<std::path::PathBuf> =
+        std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
+    for peer in PEERS {
+        let is_there = folders.iter().any(|folder| folder.join(peer).is_file());
+        let state =
+            if is_there { "is installed, and not measured by this program" } else { "is not installed here" };
+        println!("  {peer}: {state}");
+    }
+}
 
 /// Runs the named bench; further arguments go to its program.
 pub fn run(arguments: &[String]) -> Result<()> {
@@ -32,7 +58,12 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let mut run =
         vec!["run", "--release", "--locked", "--quiet", "-p", "caelum-testkit", "--bin", program, "--"];
     run.extend(rest.iter().map(String::as_str));
-    command::run(&cargo, &run)
+    command::run(&cargo, &run)?;
+    if name == "ingest" {
+        println!("peers:");
+        name_peers();
+    }
+    Ok(())
 }
 
 fn list() -> String {

@@ -12,7 +12,7 @@ use tracing_subscriber::{
 };
 
 /// Opens the log. Before this, nothing is logged; failures are reported by `exit` all the same.
-pub fn open(telemetry: Telemetry) {
+pub fn open(telemetry: &Telemetry) {
     let is_terminal = io::stderr().is_terminal();
     let is_human = match telemetry.log_format {
         LogFormat::Auto => is_terminal,

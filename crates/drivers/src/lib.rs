@@ -5,7 +5,7 @@
 //! and limits come in as arguments; the environment and the command line are `cli`'s.
 //!
 //! Reading order: [`clock`] and [`random`], [`tls`], [`ports`],
-//! [`netinfo`], [`host`], [`memory`], [`spool`], [`probe`], [`poster`], [`exchange`], [`beacon`], [`link`].
+//! [`netinfo`], [`host`], [`memory`], [`spool`], [`probe`], [`poster`], [`exchange`], [`beacon`], [`link`], [`traces`].
 
 pub mod beacon;
 pub mod clock;
@@ -23,3 +23,4 @@ pub mod probe;
 pub mod random;
 pub mod spool;
 pub mod tls;
+pub mod traces;

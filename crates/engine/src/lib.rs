@@ -5,7 +5,7 @@
 //! to the world.
 //!
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
-//! [`window`] counts it, [`score`] and [`diagnose`] judge it; [`health`] judges machines, [`enrol`] who becomes
+//! [`window`] counts it ([`trace`] follows a few on their way), [`score`] and [`diagnose`] judge it; [`health`] judges machines, [`enrol`] who becomes
 //! a node. [`discovery`] hears which machines there are, [`membership`] knows which nodes run, over datagrams
 //! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
 //! are.
@@ -35,6 +35,7 @@ pub mod score;
 pub mod seal;
 pub mod sketch;
 pub mod timestamp;
+pub mod trace;
 pub mod window;
 
 pub use now::Now;

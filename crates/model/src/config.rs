@@ -422,12 +422,27 @@ impl LogFormat {
 }
 
 /// What Caelum says about itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Telemetry {
     /// How much is logged.
     pub log_level: LogLevel,
     /// The form of a log line.
     pub log_format: LogFormat,
+    /// Collector that traces go to; none means that nothing is traced.
+    pub otlp_url: Option<String>,
+    /// Of how many measurements of the own probe one is traced.
+    pub trace_one_in: u64,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            log_level: LogLevel::default(),
+            log_format: LogFormat::default(),
+            otlp_url: None,
+            trace_one_in: 100,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! `engine`, records are kept by `store`, bytes are moved by `drivers` and `queue`.
 //!
 //! Reading order: [`id`], [`event`], [`rollup`], [`diagnosis`], then [`host`], [`node`], [`target`],
-//! [`access`], [`config`] and [`wire`]; for discovery and links [`cluster`], [`beacon`], [`envelope`] and
+//! [`access`], [`config`], [`trace`] and [`wire`]; for discovery and links [`cluster`], [`beacon`], [`envelope`] and
 //! [`join`].
 
 #![deny(missing_docs)]
@@ -23,6 +23,7 @@ pub mod join;
 pub mod node;
 pub mod rollup;
 pub mod target;
+pub mod trace;
 pub mod wire;
 
 /// Milliseconds since the Unix epoch, UTC. The only form in which a wall-clock time is stored or sent.

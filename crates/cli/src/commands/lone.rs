@@ -23,6 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     backends::{self, Backends},
     pipeline::{aggregator_of, ingest_of, keeper_of, limits_of},
+    telemetry::Telemetry,
     up,
 };
 use crate::{
@@ -97,6 +98,8 @@ async fn serve_part(settings: Settings, data: DataDirectory, part: Part) -> Resu
     };
     let backends = backends::open(&settings, &data).await?;
     let Backends { store, queue, .. } = &backends;
+    let instance = config.agent.name.clone().unwrap_or_else(host::hostname);
+    let telemetry = Telemetry::start(&config.telemetry, part.name(), &instance)?;
     let mut alone = Alone {
         role: part.name(),
         store: Arc::clone(store),
@@ -106,7 +109,7 @@ async fn serve_part(settings: Settings, data: DataDirectory, part: Part) -> Resu
     };
     match part {
         Part::Ingest => {
-            let ingest: Arc<Ingest> = ingest_of(config, store, queue, &clock);
+            let ingest: Arc<Ingest> = ingest_of(config, store, queue, &clock, &telemetry.tracer);
             let gate =
                 Gate::new(Arc::clone(&ingest), Arc::clone(store), Arc::clone(&clock), limits_of(config));
             alone.ingest = Some(ingest);
@@ -129,8 +132,9 @@ async fn serve_part(settings: Settings, data: DataDirectory, part: Part) -> Resu
             let progress = Arc::new(Progress::new(host::hostname()));
             alone.aggregator = Some(Arc::clone(&progress));
             let owner = owner(config, &data)?;
+            let (bus, tracer) = (Bus::default(), &telemetry.tracer);
             let aggregator =
-                aggregator_of(config, &backends, &Bus::default(), &clock, &owner, Arc::clone(&progress));
+                aggregator_of(config, &backends, &bus, &clock, &owner, Arc::clone(&progress), tracer);
             tasks.spawn(aggregator.run(stop.clone()));
             let keeper: Keeper = keeper_of(config, store, &clock);
             tasks.spawn(keeper.run(stop.clone()));
@@ -159,6 +163,7 @@ async fn serve_part(settings: Settings, data: DataDirectory, part: Part) -> Resu
     if tokio::time::timeout(STOP_MAX, tasks.wait()).await.is_err() {
         tracing::warn!(code = "lone.stop_cut", "not everything ended in time; what was acknowledged is safe");
     }
+    telemetry.close().await;
     if let Err(error) = std::fs::remove_file(data.ready_file()) {
         tracing::debug!(code = "lone.ready_file_stays", %error, "the ready file could not be removed");
     }

@@ -16,6 +16,7 @@ mod node;
 mod nodes;
 mod pipeline;
 mod targets;
+mod telemetry;
 mod token;
 mod top;
 mod up;
@@ -44,7 +45,7 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
     match arguments.command {
         Command::Up(arguments) => {
             let (settings, data) = settle(arguments.place, arguments.overrides)?;
-            log::open(settings.config.telemetry);
+            log::open(&settings.config.telemetry);
             for note in &settings.notes {
                 tracing::warn!("{note}");
             }
@@ -84,7 +85,7 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
 
 fn run_lone(arguments: Up, part: lone::Part) -> Result<Exit> {
     let (settings, data) = settle(arguments.place, arguments.overrides)?;
-    log::open(settings.config.telemetry);
+    log::open(&settings.config.telemetry);
     for note in &settings.notes {
         tracing::warn!("{note}");
     }
@@ -98,7 +99,7 @@ fn run_agent(arguments: Agent, role: NodeRole) -> Result<Exit> {
         overrides.0.push((keys::position("server.listen"), port.to_string()));
     }
     let (settings, data) = settle(place, overrides)?;
-    log::open(settings.config.telemetry);
+    log::open(&settings.config.telemetry);
     for note in &settings.notes {
         tracing::warn!("{note}");
     }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use caelum_drivers::clock::Clock;
+use caelum_drivers::{clock::Clock, traces::Tracer};
 use caelum_engine::window::{self, tier};
 use caelum_model::{config::Config, rollup::MINUTE_MS};
 use caelum_queue::Queue;
@@ -29,8 +29,9 @@ pub(super) fn ingest_of(
     store: &Arc<Store>,
     queue: &Arc<dyn Queue>,
     clock: &Arc<dyn Clock>,
+    tracer: &Tracer,
 ) -> Arc<Ingest> {
-    Arc::new(Ingest::new(
+    let ingest = Ingest::new(
         Arc::clone(queue),
         Arc::clone(store),
         Arc::clone(clock),
@@ -40,7 +41,8 @@ pub(super) fn ingest_of(
             rate_burst_events: rate(config.ingest.rate_burst_events),
             backlog_events_max: config.ingest.max_backlog_events,
         },
-    ))
+    );
+    Arc::new(ingest.with_tracer(tracer.clone()))
 }
 
 pub(super) fn limits_of(config: &Config) -> Limits {
@@ -65,6 +67,7 @@ pub(super) fn aggregator_of(
     clock: &Arc<dyn Clock>,
     owner: &str,
     progress: Arc<Progress>,
+    tracer: &Tracer,
 ) -> Aggregator {
     let lateness_days = i64::try_from(config.aggregator.lateness_days).unwrap_or(7);
     Aggregator {
@@ -84,6 +87,7 @@ pub(super) fn aggregator_of(
             },
         },
         progress,
+        tracer: tracer.clone(),
     }
 }
 

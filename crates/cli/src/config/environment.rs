@@ -28,11 +28,18 @@ pub const EARLIER: [(&str, &str); 11] = [
     ("BEACON_PORT", "server.listen"),
 ];
 
+/// Names that are a standard elsewhere, each with the setting that it is here. Nobody is told to use ours
+/// instead.
+pub const STANDARD: [(&str, &str); 1] = [("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.otlp_url")];
+
 /// Picks settings out of the environment, earlier names first, so that ours are applied over them.
 pub fn read(variables: &[(String, String)], notes: &mut Vec<String>) -> Vec<Item> {
     let mut items = Vec::new();
     let set = || variables.iter().filter(|(_, value)| !value.is_empty());
     for (name, value) in set() {
+        if let Some((_, path)) = STANDARD.iter().find(|(standard, _)| standard == name) {
+            items.push(item(keys::position(path), name, value));
+        }
         if let Some((_, path)) = EARLIER.iter().find(|(earlier, _)| earlier == name) {
             let key = keys::position(path);
             notes.push(format!("{name} is understood; its name is now {}", KEYS[key].variable()));

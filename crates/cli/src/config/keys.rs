@@ -555,4 +555,17 @@ pub static KEYS: &[Key] = &[
             options: &["auto", "human", "json"],
         },
     },
+    key!(
+        "telemetry",
+        "otlp_url",
+        MaybeText(telemetry.otlp_url, form: Form::HttpUrl),
+        "Collector that traces are sent to by OTLP over HTTP, such as http://127.0.0.1:4318. Without it, nothing \
+         is traced."
+    ),
+    key!(
+        "telemetry",
+        "trace_one_in",
+        Whole(telemetry.trace_one_in, range: (1, 1_000_000_000), unit: "measurements"),
+        "Of how many measurements of this process's probe one is traced, where traces are sent."
+    ),
 ];

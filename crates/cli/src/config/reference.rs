@@ -9,7 +9,7 @@ use caelum_model::{config::Config, target::Families};
 
 use super::{
     Settings,
-    environment::EARLIER,
+    environment::{EARLIER, STANDARD},
     keys::{self, Field, KEYS},
 };
 
@@ -173,6 +173,10 @@ pub fn document() -> String {
     for (name, now) in EARLIER {
         let now = format!("`{now}`, `{}`", KEYS[keys::position(now)].variable());
         out.push_str(&format!("| `{name}` | {now} |\n"));
+    }
+    out.push_str("\n## Standard names\n\n| variable | is |\n|---|---|\n");
+    for (name, now) in STANDARD {
+        out.push_str(&format!("| `{name}` | `{now}` |\n"));
     }
     out
 }

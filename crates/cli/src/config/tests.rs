@@ -276,6 +276,17 @@ earlier! {
 }
 
 #[test]
+fn the_standard_name_of_a_collector_is_understood_without_a_word_and_yields_to_ours() {
+    let standard = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
+    let settings = holds(&with_environment(&[standard]));
+    assert_eq!(settings.config.telemetry.otlp_url.as_deref(), Some("http://127.0.0.1:4318"));
+    assert_eq!(settings.notes, Vec::<String>::new());
+    let ours = ("CAELUM_TELEMETRY_OTLP_URL", "http://127.0.0.1:1");
+    let settings = holds(&with_environment(&[ours, standard]));
+    assert_eq!(settings.config.telemetry.otlp_url.as_deref(), Some("http://127.0.0.1:1"));
+}
+
+#[test]
 fn an_earlier_name_yields_to_ours() {
     let settings =
         holds(&with_environment(&[("CAELUM_HEALTH_CPU_WARNING", "60"), ("ARCHITECT_CPU_WARNING", "70")]));

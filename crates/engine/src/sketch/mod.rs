@@ -23,6 +23,8 @@
 //! # What it does not do
 //! It keeps no samples and knows no units.
 
+#[cfg(test)]
+mod adversaries;
 mod codec;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@
 mod partition;
 mod progress;
 mod tiers;
+mod traced;
 
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use caelum_drivers::clock::Clock;
+use caelum_drivers::{clock::Clock, traces::Tracer};
 use caelum_engine::{
     lease::{Balancer, Move, View},
     window,
@@ -75,6 +76,8 @@ pub struct Aggregator {
     pub config: Config,
     /// What is going on, for whoever looks.
     pub progress: Arc<Progress>,
+    /// Where it says what it did for traces.
+    pub tracer: Tracer,
 }
 
 /// Partitions in hand.

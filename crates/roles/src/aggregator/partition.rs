@@ -9,6 +9,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use anyhow::{Context, anyhow};
+use caelum_drivers::traces::Timer;
 use caelum_engine::window::{Changes, Missing, Partition, Replay, Stored, window_start};
 use caelum_model::{
     event::{Batch, Event},
@@ -19,10 +20,10 @@ use caelum_store::{CommitOutcome, DeadLetter, DeadLetterState, Ownership, StoreE
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{Aggregator, Held, tiers};
+use super::{Aggregator, Held, tiers, traced::Traced};
 use crate::{
     bus::Change,
-    ingest::record::{self, RecordError},
+    ingest::record::{self, RecordError, Stored as StoredRecord},
 };
 
 /// Records read at once.
@@ -96,6 +97,8 @@ struct Owned {
     /// Whether rows were committed since longer windows were merged last.
     is_stale: bool,
     replays_looked_at: Instant,
+    /// Traces of what is folded and not committed.
+    traced: Traced,
 }
 
 impl Owned {
@@ -131,6 +134,7 @@ impl Owned {
             // Whoever had it before may have left some.
             is_stale: true,
             replays_looked_at: now,
+            traced: Traced::default(),
         };
         owned.show(aggregator);
         Ok(Some(owned))
@@ -207,8 +211,12 @@ impl Owned {
         };
         let may_be_more = records.len() == READ_MAX;
         for record in records {
-            if let Some(batch) = self.read(aggregator, &record)? {
-                self.fold(aggregator, &batch).await?;
+            let timer = aggregator.tracer.is_on().then(Timer::start);
+            if let Some(stored) = self.read(aggregator, &record)? {
+                self.fold(aggregator, &stored.batch).await?;
+                if let Some(timer) = timer {
+                    self.traced.fold(&aggregator.tracer, &timer, self.id, &record, &stored.traces);
+                }
             }
             self.folded = record.offset;
         }
@@ -217,9 +225,9 @@ impl Owned {
 
     /// A damaged record holds nothing that could be counted: it is kept aside, loudly. One of a newer version
     /// would be lost by that, so it stops the partition instead.
-    fn read(&mut self, aggregator: &Aggregator, record: &Record) -> anyhow::Result<Option<Batch>> {
+    fn read(&mut self, aggregator: &Aggregator, record: &Record) -> anyhow::Result<Option<StoredRecord>> {
         match record::decode(&record.bytes) {
-            Ok(batch) => Ok(Some(batch)),
+            Ok(stored) => Ok(Some(stored)),
             Err(error @ RecordError::Version(Some(_))) => Err(error.into()),
             Err(error) => {
                 tracing::error!(
@@ -279,6 +287,7 @@ impl Owned {
             return Ok(CommitOutcome::Done);
         }
         let has_rollups = !changes.rollups.is_empty();
+        let timer = self.traced.is_waiting().then(Timer::start);
         let commit = to_commit(self.id, changes, std::mem::take(&mut self.damaged), now_ms);
         let mut retry = RETRY_MIN;
         loop {
@@ -300,6 +309,9 @@ impl Owned {
             }
         }
         self.note(aggregator, &commit);
+        if let Some(timer) = timer {
+            self.traced.commit(&aggregator.tracer, &timer, self.id, self.folded, commit.rollups.len());
+        }
         self.ownership.offset = self.folded;
         self.partition.evict(aggregator.clock.now_ms());
         self.is_stale |= !commit.stale_tiers.is_empty();

@@ -67,6 +67,7 @@ impl Scene {
                 window: window::Config::default(),
             },
             progress: Arc::clone(&progress),
+            tracer: Tracer::default(),
         };
         let stop = CancellationToken::new();
         Running { progress, stop: stop.clone(), task: tokio::spawn(aggregator.run(stop)) }

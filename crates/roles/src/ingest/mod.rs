@@ -14,10 +14,14 @@ use std::{
     },
 };
 
-use caelum_drivers::clock::Clock;
+use caelum_drivers::{
+    clock::Clock,
+    traces::{Timer, Tracer, chance_of_step},
+};
 use caelum_engine::{
     intake::{Acks, Bucket, RefusalCode, check},
     ranges::RangeSet,
+    trace::{self, Carried},
     window::partition_of,
 };
 use caelum_model::{
@@ -25,6 +29,7 @@ use caelum_model::{
     access::ClientBinding,
     event::{Batch, ClientEvents, Event, SeqNo},
     id::{ClientId, PartitionId},
+    trace::TraceContext,
     wire::{RejectedJson, SCHEMA_1_1},
 };
 use caelum_queue::{AppendError, NewRecord, Queue};
@@ -108,6 +113,7 @@ pub struct Ingest {
     store: Arc<Store>,
     clock: Arc<dyn Clock>,
     config: Config,
+    tracer: Tracer,
     memory: Mutex<Memory>,
     /// What went through.
     pub counters: Counters,
@@ -128,12 +134,42 @@ struct Part {
     events: Vec<Event>,
     refused: Vec<SeqNo>,
     durable: Vec<SeqNo>,
+    /// Traces that its events belong to, as they were sent.
+    traces: Carried,
+}
+
+/// A trace that a request belongs to: where it came from, and its step here.
+struct Step {
+    parent: [u8; 8],
+    context: TraceContext,
+}
+
+/// What a request asks of the queue.
+#[derive(Default)]
+struct Work {
+    records: Vec<NewRecord>,
+    steps: Vec<Step>,
 }
 
 impl Ingest {
     /// An ingest over a queue; `store` tells what is counted already.
     pub fn new(queue: Arc<dyn Queue>, store: Arc<Store>, clock: Arc<dyn Clock>, config: Config) -> Self {
-        Self { queue, store, clock, config, memory: Mutex::default(), counters: Counters::default() }
+        Self {
+            queue,
+            store,
+            clock,
+            config,
+            tracer: Tracer::default(),
+            memory: Mutex::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Carries the traces of events on, and says what it did for them.
+    #[must_use]
+    pub fn with_tracer(mut self, tracer: Tracer) -> Self {
+        self.tracer = tracer;
+        self
     }
 
     /// Takes a request's events in. `sender` names the token, whose rate is bounded.
@@ -144,6 +180,7 @@ impl Ingest {
         parsed: &[Parsed<'_>],
     ) -> Result<Outcome, IngestError> {
         let now_ms = self.clock.now_ms();
+        let timer = self.tracer.is_on().then(Timer::start);
         self.admit(sender, parsed.len(), now_ms).inspect_err(|_| {
             self.counters.turned_away.fetch_add(1, Ordering::Relaxed);
         })?;
@@ -151,6 +188,9 @@ impl Ingest {
         let mut parts: BTreeMap<ClientId, Part> = BTreeMap::new();
         for (index, parsed) in parsed.iter().enumerate() {
             sort_out(index, parsed, binding, now_ms, &mut parts, &mut outcome.rejected);
+            if timer.is_some() {
+                note_trace(parsed, &mut parts);
+            }
         }
         let single = single_epoch(&parts);
         self.learn_unknown(parts.keys(), now_ms).await;
@@ -162,12 +202,17 @@ impl Ingest {
                 outcome.duplicate += memory.drop_known(client_id, part, &mut ids);
             }
         }
-        let records = self.records(now_ms, &mut parts);
+        let Work { records, steps } = self.work(now_ms, &mut parts);
+        let bytes: usize = records.iter().map(|record| record.bytes.len()).sum();
+        let mut append_us = 0;
         if !records.is_empty() {
             let started = std::time::Instant::now();
             let appended = self.queue.append(records).await;
-            let waited_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.counters.append_us.fetch_add(waited_us, Ordering::Relaxed);
+            append_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.counters.append_us.fetch_add(append_us, Ordering::Relaxed);
+            if let (Some(timer), Err(error)) = (&timer, &appended) {
+                self.tell(timer, &steps, &[("append_us", append_us)], Some(&error.to_string()));
+            }
             appended.map_err(|error| match error {
                 AppendError::Full { .. } | AppendError::Unavailable { .. } => {
                     IngestError::Overloaded { reason: error.to_string(), retry_after_ms: 5_000 }
@@ -185,10 +230,29 @@ impl Ingest {
         if let Some((client_id, epoch, highest)) = single {
             outcome.ack_through = self.ack_through(&client_id, epoch, highest, now_ms).await;
         }
+        if let Some(timer) = &timer {
+            let numbers = [
+                ("events", outcome.accepted as u64),
+                ("duplicates", outcome.duplicate as u64),
+                ("bytes", bytes as u64),
+                ("append_us", append_us),
+            ];
+            self.tell(timer, &steps, &numbers, None);
+        }
         self.counters.accepted.fetch_add(outcome.accepted as u64, Ordering::Relaxed);
         self.counters.duplicate.fetch_add(outcome.duplicate as u64, Ordering::Relaxed);
         self.counters.rejected.fetch_add(outcome.rejected.len() as u64, Ordering::Relaxed);
         Ok(outcome)
+    }
+
+    /// Says of each trace what was done here.
+    fn tell(&self, timer: &Timer, steps: &[Step], numbers: &[(&'static str, u64)], error: Option<&str>) {
+        for step in steps {
+            let attributes = numbers.iter().map(|(name, number)| (*name, (*number).into())).collect();
+            let mut span = timer.end("ingest", step.context, Some(step.parent), attributes);
+            span.error = error.map(str::to_owned);
+            self.tracer.record(span);
+        }
     }
 
     fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
@@ -266,25 +330,32 @@ impl Ingest {
         self.memory().acks.ack_through(client_id, epoch)
     }
 
-    fn records(&self, now_ms: UnixMs, parts: &mut BTreeMap<ClientId, Part>) -> Vec<NewRecord> {
-        let mut batches: BTreeMap<PartitionId, Batch> = BTreeMap::new();
+    /// The records of a request, each with the traces of its partition's events.
+    fn work(&self, now_ms: UnixMs, parts: &mut BTreeMap<ClientId, Part>) -> Work {
+        let mut batches: BTreeMap<PartitionId, (Batch, Carried)> = BTreeMap::new();
         for (client_id, part) in parts {
             let events = std::mem::take(&mut part.events);
             let refused = std::mem::take(&mut part.refused);
             if events.is_empty() && refused.is_empty() {
                 continue;
             }
-            batches
+            let (batch, traces) = batches
                 .entry(partition_of(client_id, self.config.partitions))
-                .or_insert_with(|| Batch { recv_ts_ms: now_ms, clients: Vec::new() })
-                .clients
-                .push(ClientEvents { client_id: client_id.clone(), events, refused });
+                .or_insert_with(|| (Batch { recv_ts_ms: now_ms, clients: Vec::new() }, Carried::default()));
+            part.traces.contexts().iter().for_each(|context| traces.add(*context));
+            batch.clients.push(ClientEvents { client_id: client_id.clone(), events, refused });
         }
         let bytes_max = self.queue.record_bytes_max();
-        let mut records = Vec::with_capacity(batches.len());
-        for (partition, batch) in batches {
-            for (batch, bytes) in record::encode_within(batch, bytes_max) {
-                records.push(NewRecord {
+        let mut work = Work { records: Vec::with_capacity(batches.len()), steps: Vec::new() };
+        for (partition, (batch, traces)) in batches {
+            let first = work.steps.len();
+            work.steps.extend(traces.contexts().iter().map(|sent| Step {
+                parent: sent.span_id,
+                context: sent.child(trace::step(chance_of_step())),
+            }));
+            let traces: Vec<TraceContext> = work.steps[first..].iter().map(|step| step.context).collect();
+            for (batch, bytes) in record::encode_within(batch, &traces, bytes_max) {
+                work.records.push(NewRecord {
                     partition,
                     events: batch.clients.iter().map(|client| client.events.len() as u32).sum(),
                     key: record::key(&batch),
@@ -292,7 +363,7 @@ impl Ingest {
                 });
             }
         }
-        records
+        work
     }
 }
 
@@ -368,6 +439,17 @@ fn sort_out(
                 message: refusal.message,
             });
         }
+    }
+}
+
+/// Carries on what an event says about its trace, where it is a trace of a probe that sent events.
+fn note_trace(parsed: &Parsed<'_>, parts: &mut BTreeMap<ClientId, Part>) {
+    let Ok(json) = parsed else { return };
+    let Some(traceparent) = &json.traceparent else { return };
+    if let Ok(client_id) = ClientId::parse(&json.client_id)
+        && let Some(part) = parts.get_mut(&client_id)
+    {
+        part.traces.note(traceparent);
     }
 }
 

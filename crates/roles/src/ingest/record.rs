@@ -1,13 +1,22 @@
 //! The bytes of a record in the queue: one version byte, then a zstd frame of the batch in postcard form.
 //!
-//! Version 1 holds [`Batch`] as it stands in `model::event`. A change of those types that changes their
-//! postcard form is a new version here; the old one stays readable until no queue can hold it.
+//! Version 1 holds [`Batch`] as it stands in `model::event`; version 2 holds the same and behind it the traces
+//! that the record carries on. A record without traces is still written as version 1, which every version of
+//! Caelum reads. A change of those types that changes their postcard form is a new version here; the old ones
+//! stay readable until no queue can hold them.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use caelum_model::event::{Batch, ClientEvents};
+use caelum_engine::trace::CARRIED_MAX;
+use caelum_model::{
+    event::{Batch, ClientEvents},
+    trace::TraceContext,
+};
 
-const VERSION: u8 = 1;
+/// A batch alone.
+const PLAIN: u8 = 1;
+/// A batch, and the traces that it carries on.
+const TRACED: u8 = 2;
 /// zstd level: the fastest; higher ones buy little on events.
 const LEVEL: i32 = 1;
 /// Most bytes of a record after decompression; a request is bounded far below.
@@ -17,7 +26,9 @@ const BYTES_MAX: usize = 256 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// Written by a version that is not known here.
-    #[error("the record has version {0:?}, and only {VERSION} is known; run the newer version of Caelum")]
+    #[error(
+        "the record has version {0:?}, and only {PLAIN} and {TRACED} are known; run the newer version of Caelum"
+    )]
     Version(Option<u8>),
     /// Damaged on its way.
     #[error("the record is damaged")]
@@ -27,10 +38,29 @@ pub enum RecordError {
     Content(#[source] postcard::Error),
 }
 
-/// The stored form of a batch.
+/// What a record holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    /// The events.
+    pub batch: Batch,
+    /// Where some of them are on their way; their steps in ingest are the last ones.
+    pub traces: Vec<TraceContext>,
+}
+
+/// The stored form of a batch that carries no traces on.
 pub fn encode(batch: &Batch) -> Bytes {
-    let plain = postcard::to_stdvec(batch).expect("a batch in memory has a postcard form");
-    let mut bytes = vec![VERSION];
+    encode_traced(batch, &[])
+}
+
+/// The stored form of a batch and of the traces that it carries on.
+pub fn encode_traced(batch: &Batch, traces: &[TraceContext]) -> Bytes {
+    let mut plain = postcard::to_stdvec(batch).expect("a batch in memory has a postcard form");
+    let mut bytes = vec![PLAIN];
+    if !traces.is_empty() {
+        bytes[0] = TRACED;
+        let traces = postcard::to_stdvec(traces).expect("traces in memory have a postcard form");
+        plain.extend_from_slice(&traces);
+    }
     let mut frame =
         zstd::bulk::compress(&plain, LEVEL).expect("compressing into a buffer of its own size cannot fail");
     bytes.append(&mut frame);
@@ -38,12 +68,13 @@ pub fn encode(batch: &Batch) -> Bytes {
 }
 
 /// A batch in as many records as it takes for each to have at most `bytes_max` bytes, in order. What cannot
-/// be divided any more is left as large as it is.
-pub fn encode_within(batch: Batch, bytes_max: usize) -> Vec<(Batch, Bytes)> {
+/// be divided any more is left as large as it is. Each of them carries all of the traces on, since a trace does
+/// not say which of the events it is about.
+pub fn encode_within(batch: Batch, traces: &[TraceContext], bytes_max: usize) -> Vec<(Batch, Bytes)> {
     let mut records = Vec::new();
     let mut waiting = vec![batch];
     while let Some(mut batch) = waiting.pop() {
-        let bytes = encode(&batch);
+        let bytes = encode_traced(&batch, traces);
         match (bytes.len() > bytes_max).then(|| split_off_half(&mut batch)).flatten() {
             Some(rest) => waiting.extend([rest, batch]),
             None => records.push((batch, bytes)),
@@ -77,21 +108,32 @@ pub fn key(batch: &Batch) -> String {
     URL_SAFE_NO_PAD.encode(&digest.as_ref()[..16])
 }
 
-/// Reads the stored form.
-pub fn decode(bytes: &[u8]) -> Result<Batch, RecordError> {
+/// Reads the stored form of any known version.
+pub fn decode(bytes: &[u8]) -> Result<Stored, RecordError> {
     match bytes.split_first() {
-        Some((&VERSION, frame)) => {
-            let size = zstd::zstd_safe::get_frame_content_size(frame)
-                .ok()
-                .flatten()
-                .and_then(|size| usize::try_from(size).ok())
-                .unwrap_or(BYTES_MAX)
-                .min(BYTES_MAX);
-            let plain = zstd::bulk::decompress(frame, size).map_err(RecordError::Frame)?;
-            postcard::from_bytes(&plain).map_err(RecordError::Content)
+        Some((&PLAIN, frame)) => {
+            let batch = postcard::from_bytes(&inflate(frame)?).map_err(RecordError::Content)?;
+            Ok(Stored { batch, traces: Vec::new() })
+        }
+        Some((&TRACED, frame)) => {
+            let plain = inflate(frame)?;
+            let (batch, rest) = postcard::take_from_bytes(&plain).map_err(RecordError::Content)?;
+            let mut traces: Vec<TraceContext> = postcard::from_bytes(rest).map_err(RecordError::Content)?;
+            traces.truncate(CARRIED_MAX);
+            Ok(Stored { batch, traces })
         }
         other => Err(RecordError::Version(other.map(|(version, _)| *version))),
     }
+}
+
+fn inflate(frame: &[u8]) -> Result<Vec<u8>, RecordError> {
+    let size = zstd::zstd_safe::get_frame_content_size(frame)
+        .ok()
+        .flatten()
+        .and_then(|size| usize::try_from(size).ok())
+        .unwrap_or(BYTES_MAX)
+        .min(BYTES_MAX);
+    zstd::bulk::decompress(frame, size).map_err(RecordError::Frame)
 }
 
 #[cfg(test)]
@@ -129,12 +171,12 @@ mod tests {
         let clients: Vec<ClientEvents> = (0..10).map(client).collect();
         let batch = Batch { recv_ts_ms: 1, clients };
         let whole = encode(&batch).len();
-        assert_eq!(encode_within(batch.clone(), whole).len(), 1);
-        let records = encode_within(batch.clone(), whole / 2);
+        assert_eq!(encode_within(batch.clone(), &[], whole).len(), 1);
+        let records = encode_within(batch.clone(), &[], whole / 2);
         assert!(records.len() > 2 && records.iter().all(|(_, bytes)| bytes.len() <= whole / 2));
-        let read = records.iter().flat_map(|(_, bytes)| decode(bytes).expect("reads back").clients);
+        let read = records.iter().flat_map(|(_, bytes)| decode(bytes).expect("reads back").batch.clients);
         assert!(read.eq(batch.clients.clone()));
-        assert_eq!(encode_within(batch, 1).len(), 10, "what cannot be divided stays whole");
+        assert_eq!(encode_within(batch, &[], 1).len(), 10, "what cannot be divided stays whole");
     }
 
     #[test]
@@ -144,10 +186,10 @@ mod tests {
         let client_id = ClientId::parse("probe-1").expect("valid");
         let refused = vec![SeqNo { epoch: 1, seq: 10 }];
         let batch = Batch { recv_ts_ms: 1, clients: vec![ClientEvents { client_id, events, refused }] };
-        let records = encode_within(batch, 1);
+        let records = encode_within(batch, &[], 1);
         assert_eq!(records.len(), 9);
         let read: Vec<ClientEvents> =
-            records.iter().flat_map(|(_, bytes)| decode(bytes).expect("reads back").clients).collect();
+            records.iter().flat_map(|(_, bytes)| decode(bytes).expect("reads back").batch.clients).collect();
         let seqs =
             read.iter().flat_map(|client| client.events.iter().filter_map(|event| Some(event.seq?.seq)));
         assert!(seqs.eq(1..=9));
@@ -185,9 +227,24 @@ mod tests {
             }],
         };
         let bytes = encode(&batch);
-        assert_eq!(decode(&bytes).expect("reads back"), batch);
+        assert_eq!(decode(&bytes).expect("reads back"), Stored { batch, traces: Vec::new() });
         assert!(matches!(decode(&[]), Err(RecordError::Version(None))));
         assert!(matches!(decode(&[9, 1, 2]), Err(RecordError::Version(Some(9)))));
         assert!(decode(&bytes[..bytes.len() - 3]).is_err());
+    }
+
+    #[test]
+    fn traces_make_a_record_of_the_second_version_and_one_without_stays_of_the_first() {
+        let batch = Batch { recv_ts_ms: 1, clients: Vec::new() };
+        let traces = vec![TraceContext { trace_id: [1; 16], span_id: [2; 8], is_sampled: true }];
+        let bytes = encode_traced(&batch, &traces);
+        assert_eq!((bytes[0], encode_traced(&batch, &[])[0]), (2, 1));
+        assert_eq!(
+            decode(&bytes).expect("reads back"),
+            Stored { batch: batch.clone(), traces: traces.clone() }
+        );
+        assert!(decode(&bytes[..bytes.len() - 3]).is_err());
+        let [(_, whole)] = &encode_within(batch, &traces, 1 << 20)[..] else { panic!("one record") };
+        assert_eq!(decode(whole).expect("reads back").traces, traces);
     }
 }

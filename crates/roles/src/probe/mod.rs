@@ -14,6 +14,7 @@ use caelum_drivers::{
     poster::EventPoster,
     probe::{Measurement, Prober},
     spool::Spool,
+    traces::Tracer,
 };
 use caelum_model::{
     UnixMs,
@@ -47,6 +48,8 @@ pub struct Probe {
     pub network: fn() -> (InterfaceType, bool),
     /// Longest wait between tries to send.
     pub backoff_max: Duration,
+    /// Where traces of measurements begin.
+    pub tracer: Tracer,
 }
 
 impl Probe {
@@ -60,6 +63,7 @@ impl Probe {
             clock: Arc::clone(&self.clock),
             network: self.network,
             events,
+            tracer: self.tracer,
         };
         let sender = sender::Sender {
             client_id: self.client_id,

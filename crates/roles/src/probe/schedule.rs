@@ -10,8 +10,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use caelum_drivers::{
     clock::Clock,
     probe::{Prober, measure},
+    random,
+    traces::{Timer, Tracer, chance_of_trace},
 };
-use caelum_engine::schedule::until_phase;
+use caelum_engine::{schedule::until_phase, trace};
 use caelum_model::{event::InterfaceType, id::ClientId, id::TargetId, target::Target, wire::EventJson};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
@@ -30,6 +32,7 @@ pub(super) struct Scheduler {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) network: fn() -> (InterfaceType, bool),
     pub(super) events: mpsc::Sender<EventJson<'static>>,
+    pub(super) tracer: Tracer,
 }
 
 impl Scheduler {
@@ -73,6 +76,7 @@ impl Scheduler {
             clock: Arc::clone(&self.clock),
             network: self.network,
             events: self.events.clone(),
+            tracer: self.tracer.clone(),
             places,
             target,
         }
@@ -85,6 +89,7 @@ struct Measurer {
     clock: Arc<dyn Clock>,
     network: fn() -> (InterfaceType, bool),
     events: mpsc::Sender<EventJson<'static>>,
+    tracer: Tracer,
     places: Arc<Semaphore>,
     target: Target,
 }
@@ -110,6 +115,7 @@ impl Measurer {
     async fn measure(&self) -> bool {
         let Ok(place) = self.places.acquire().await else { return false };
         let ts_ms = self.clock.now_ms();
+        let timer = self.tracer.is_on().then(Timer::start);
         let measured = measure(&self.target, &self.prober).await;
         drop(place);
         let measurements = match measured {
@@ -121,11 +127,27 @@ impl Measurer {
         };
         let network = (self.network)();
         for measurement in measurements {
-            let event = super::to_event(&self.client_id, measurement, ts_ms, network);
+            let mut event = super::to_event(&self.client_id, measurement, ts_ms, network);
+            event.traceparent = timer.and_then(|timer| self.begin_trace(&timer, &event));
             if self.events.send(event).await.is_err() {
                 return false;
             }
         }
         true
+    }
+
+    /// Begins a trace with this measurement, if it is chosen. Answers what the event says about it.
+    fn begin_trace(&self, timer: &Timer, event: &EventJson<'_>) -> Option<String> {
+        let one_in = self.tracer.one_in()?;
+        if !trace::is_chosen(random::number(), one_in) {
+            return None;
+        }
+        let context = trace::begin(chance_of_trace());
+        let attributes = vec![
+            ("target", event.target.to_string().into()),
+            ("client_id", event.client_id.to_string().into()),
+        ];
+        self.tracer.record(timer.end("measure", context, None, attributes));
+        Some(context.to_string())
     }
 }

@@ -27,6 +27,7 @@ use caelum_drivers::{
     random,
     spool::{Limits, Spool},
     tls,
+    traces::Tracer,
 };
 use caelum_model::{
     cluster::NodeRole,
@@ -57,6 +58,7 @@ use crate::{
     commands::{
         backends, neighbours,
         pipeline::{aggregator_of, ingest_of, keeper_of, limits_of},
+        telemetry::Telemetry,
     },
     config::Settings,
     data::DataDirectory,
@@ -121,7 +123,8 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
 
-    let ingest = ingest_of(&config, &store, &queue, &clock);
+    let telemetry = Telemetry::start(&config.telemetry, "up", identity.node_id.as_str())?;
+    let ingest = ingest_of(&config, &store, &queue, &clock, &telemetry.tracer);
     let gate = Gate::new(ingest, Arc::clone(&store), Arc::clone(&clock), limits_of(&config));
     let progress = Arc::new(Progress::new(host::hostname()));
     let thresholds = store.thresholds().await?.unwrap_or(config.health);
@@ -171,7 +174,8 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
     });
 
     let owner = identity.node_id.as_str();
-    tasks.spawn(aggregator_of(&config, &backends, &bus, &clock, owner, progress).run(stop.clone()));
+    let aggregator = aggregator_of(&config, &backends, &bus, &clock, owner, progress, &telemetry.tracer);
+    tasks.spawn(aggregator.run(stop.clone()));
     tasks.spawn(
         Diagnoser { store: Arc::clone(&store), bus: bus.clone(), clock: Arc::clone(&clock) }
             .run(stop.clone()),
@@ -188,6 +192,7 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
             own,
             watch_targets(watched, &store, &bus, &tasks, &stop),
             &clock,
+            &telemetry.tracer,
         )?;
         tasks.spawn(probe.run(stop.clone()));
     }
@@ -223,6 +228,7 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
     if tokio::time::timeout(STOP_MAX, tasks.wait()).await.is_err() {
         tracing::warn!(code = "up.stop_cut", "some parts did not end in time; what was acknowledged is safe");
     }
+    telemetry.close().await;
     // A file that stays behind would name a process that is gone.
     if let Err(error) = fs::remove_file(data.ready_file()) {
         tracing::debug!(code = "up.ready_file_stays", %error, "the ready file could not be removed");
@@ -293,6 +299,7 @@ fn probe_of(
     own: SocketAddr,
     targets: watch::Receiver<Arc<Vec<Target>>>,
     clock: &Arc<dyn Clock>,
+    tracer: &Tracer,
 ) -> Result<Probe> {
     let limits = Limits { max_bytes: config.probe.spool_max_mb << 20, ..Limits::default() };
     let spool = Spool::open(&data.spool(), limits, random::epoch)?;
@@ -308,6 +315,7 @@ fn probe_of(
         clock: Arc::clone(clock),
         network: || (netinfo::interface_type(), netinfo::vpn_enabled()),
         backoff_max: Duration::from_secs(60),
+        tracer: tracer.clone(),
     })
 }
 
