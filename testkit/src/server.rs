@@ -25,6 +25,7 @@ pub struct Plan {
     binary: PathBuf,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
+    data: Option<PathBuf>,
 }
 
 impl Plan {
@@ -38,6 +39,7 @@ impl Plan {
             variables: [("CAELUM_SERVER_ADMIN_PASSWORD", PASSWORD), ("CAELUM_BEACON_ENABLED", "false")]
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .to_vec(),
+            data: None,
         }
     }
 
@@ -50,6 +52,18 @@ impl Plan {
     /// Lets the first start generate its password.
     pub fn with_generated_password(mut self) -> Self {
         self.variables.retain(|(name, _)| name != "CAELUM_SERVER_ADMIN_PASSWORD");
+        self
+    }
+
+    /// Sets a variable of the environment, for the server and for every command beside it.
+    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Keeps its data here instead of in a folder of its own.
+    pub fn with_data(mut self, data: &Path) -> Self {
+        self.data = Some(data.to_owned());
         self
     }
 
@@ -133,7 +147,7 @@ impl Server {
 
     /// Its data directory.
     pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.plan.data.clone().unwrap_or_else(|| self.folder.path().join("data"))
     }
 
     /// The running process.

@@ -13,17 +13,18 @@ struct Needed {
     used_by: &'static str,
 }
 
-const NEEDED: [Needed; 5] = [
+const NEEDED: [Needed; 6] = [
     Needed { program: "chromium", package: "chromium", used_by: "browser tests" },
     Needed { program: "ip", package: "iproute2", used_by: "tests with hosts on networks of their own" },
     Needed { program: "python3", package: "python3", used_by: "the stranger who speaks to Caelum" },
     Needed { program: "nats-server", package: "nats-server", used_by: "tests of the queue on JetStream" },
+    Needed { program: "postgres", package: "postgresql", used_by: "tests of the records on PostgreSQL" },
     Needed { program: "chromedriver", package: "chromium-driver", used_by: "browser tests" },
 ];
 
 /// Installs what is missing when run as root; otherwise fails with the line that installs it.
 pub fn ensure() -> Result<()> {
-    let missing: Vec<&Needed> = NEEDED.iter().filter(|needed| !is_on_path(needed.program)).collect();
+    let missing: Vec<&Needed> = NEEDED.iter().filter(|needed| !is_there(needed.program)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -47,6 +48,14 @@ pub fn ensure() -> Result<()> {
 fn is_root() -> bool {
     // SAFETY: geteuid has no arguments, no preconditions and cannot fail.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// Debian keeps the programs of each PostgreSQL in a folder of its own. (The cluster that its package makes is
+/// nobody's here: tests make their own.)
+fn is_there(program: &str) -> bool {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    is_on_path(program)
+        || versions.into_iter().any(|version| version.path().join("bin").join(program).is_file())
 }
 
 fn is_on_path(program: &str) -> bool {

@@ -132,3 +132,39 @@ async fn a_target_that_became_slow_is_named_with_its_stage_on_the_open_page() {
     assert_calm(&browser, "the network page").await;
     browser.close().await.expect("closes");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_sees_that_everything_is_counted_and_how_complete_this_probe_is() {
+    let server = server();
+    let browser = Browser::start(1440, 900).await.expect("a browser starts");
+    sign_in(&browser, &server).await;
+    browser.client.goto(&format!("{}/network", server.https())).await.expect("goes there");
+    text(&browser, "[data-live=verdict]").await;
+    // By keyboard, as the help of the keys says.
+    let body = browser.client.find(Locator::Css("body")).await.expect("a page");
+    body.send_keys("ge").await.expect("can be typed");
+    wait::until_answered("the rates are known from two looks", APPEARS, async || {
+        let stations = text(&browser, "[data-live=stations]").await;
+        (stations.matches("events/s").count() == 2).then_some(())
+    })
+    .await;
+    wait::until_answered("the probe's events are counted", APPEARS, async || {
+        let sentence = text(&browser, "h1").await;
+        sentence.starts_with("Everything that was accepted is counted; the newest event").then_some(())
+    })
+    .await;
+    assert_calm(&browser, "the pipeline").await;
+
+    browser.client.goto(&format!("{}/settings/targets", server.https())).await.expect("goes there");
+    text(&browser, "[data-live=probes] a").await;
+    click(&browser, "[data-live=probes] a").await;
+    wait::until_answered("the probe's minutes are counted", APPEARS, async || {
+        text(&browser, "[data-live=complete]").await;
+        browser.client.find(Locator::Css(".cell[data-kind=whole]")).await.ok()
+    })
+    .await;
+    let sentence = text(&browser, "h1").await;
+    assert!(sentence.contains("is complete through"), "{sentence}");
+    assert_calm(&browser, "the probe").await;
+    browser.close().await.expect("closes");
+}

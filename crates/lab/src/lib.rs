@@ -5,9 +5,10 @@
 //! loopback only. Nothing here knows how Caelum works inside: it knows the program's command line, its files
 //! and what travels.
 //!
-//! Reading order: [`wait`], [`process`], [`nats`], [`postgres`], [`event`], then [`torture`].
+//! Reading order: [`wait`], [`process`], [`loopback`], [`nats`], [`postgres`], [`event`], then [`torture`].
 
 pub mod event;
+pub mod loopback;
 pub mod nats;
 pub mod postgres;
 pub mod process;

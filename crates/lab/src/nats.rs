@@ -3,25 +3,16 @@
 //! The servers are the real program. They can be killed, frozen and brought back on the ports and files that
 //! they had. What they say about themselves comes from their monitoring port.
 
-use std::{
-    fs,
-    io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
-    path::Path,
-    process::Command,
-    time::Duration,
-};
+use std::{fs, net::TcpListener, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{process::Process, wait};
+use crate::{loopback, process::Process, wait};
 
 /// Most time a start or an election may take, on a machine that is busy with other tests.
 const START: Duration = Duration::from_secs(60);
-/// Most time for an answer of the monitoring port.
-const ANSWER: Duration = Duration::from_secs(2);
 
 /// One server with its files; both are gone when it is dropped.
 #[derive(Debug)]
@@ -143,13 +134,8 @@ impl NatsServer {
 
     /// Asks the monitoring port; none if there is no answer.
     pub fn ask(&self, path: &str) -> Option<Value> {
-        let mut socket = TcpStream::connect(("127.0.0.1", self.monitor)).ok()?;
-        socket.set_read_timeout(Some(ANSWER)).ok()?;
-        // The old version of the protocol: one answer, as it is, and then the end.
-        socket.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).ok()?;
-        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+        let (_, body) = loopback::get(&format!("127.0.0.1:{}", self.monitor), path)?;
+        serde_json::from_str(&body).ok()
     }
 }
 
@@ -214,19 +200,23 @@ impl NatsCluster {
 
     /// Waits until every node is there, knows one leader, and is ready.
     pub fn wait_until_whole(&mut self) -> Result<()> {
-        let size = self.nodes.len();
-        let seen = wait::within(START, || {
-            let leaders: Option<Vec<String>> = self.nodes.iter().map(|node| leader_of(node, size)).collect();
-            let leaders = leaders?;
-            let is_ready = |node: &NatsServer| Some(node.ask("/healthz")?["status"] == "ok");
-            let are_ready = self.nodes.iter().all(|node| is_ready(node) == Some(true));
-            (are_ready && leaders.windows(2).all(|pair| pair[0] == pair[1])).then_some(())
-        });
+        let seen = wait::within(START, || self.is_whole().then_some(()));
         if seen.is_none() {
             let logs: Vec<String> = self.nodes.iter_mut().map(|node| node.process().log()).collect();
             bail!("the cluster has no leader after {START:?}\n{}", logs.join("\n"));
         }
         Ok(())
+    }
+
+    /// Whether every node is there, knows one leader, and has every stream as far as the others have it.
+    pub fn is_whole(&self) -> bool {
+        let size = self.nodes.len();
+        let leaders: Option<Vec<String>> = self.nodes.iter().map(|node| leader_of(node, size)).collect();
+        let is_ready = |node: &NatsServer| Some(node.ask("/healthz")?["status"] == "ok");
+        let are_current =
+            |node: &NatsServer| Some(has_current_copies(&node.ask("/jsz?streams=true")?, node.name()));
+        leaders.is_some_and(|leaders| leaders.windows(2).all(|pair| pair[0] == pair[1]))
+            && self.nodes.iter().all(|node| is_ready(node) == Some(true) && are_current(node) == Some(true))
     }
 
     /// Brings a killed node back and waits until the cluster is whole.
@@ -242,6 +232,16 @@ impl NatsCluster {
     }
 }
 
+/// Whether every copy of every stream that a node leads is current. Of streams that others lead it knows only
+/// what it heard when it led them.
+fn has_current_copies(jetstream: &Value, name: &str) -> bool {
+    let accounts = jetstream["account_details"].as_array().into_iter().flatten();
+    let streams = accounts.flat_map(|account| account["stream_detail"].as_array().into_iter().flatten());
+    let led = streams.filter(|stream| stream["cluster"]["leader"] == name);
+    let mut copies = led.flat_map(|stream| stream["cluster"]["replicas"].as_array().into_iter().flatten());
+    copies.all(|copy| copy["current"] == true && copy["offline"] != true)
+}
+
 fn leader_of(node: &NatsServer, size: usize) -> Option<String> {
     let meta = &node.ask("/jsz")?["meta_cluster"];
     let leader = meta["leader"].as_str().filter(|leader| !leader.is_empty())?;
@@ -250,6 +250,8 @@ fn leader_of(node: &NatsServer, size: usize) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+
     use super::*;
 
     #[test]

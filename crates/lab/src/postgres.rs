@@ -317,8 +317,8 @@ fn programs() -> Result<PathBuf> {
     if let Some((_, newest)) = found.pop() {
         return Ok(newest);
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
+    let mut usual = ["/usr/local/pgsql/bin", "/usr/local/bin", "/usr/bin"].into_iter().map(PathBuf::from);
+    usual
         .find(|folder| folder.join("initdb").is_file())
         .context("there is no PostgreSQL server on this machine: apt-get install postgresql")
 }

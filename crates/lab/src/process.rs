@@ -3,16 +3,33 @@
 #![expect(clippy::print_stderr, reason = "a failing test shows what its programs said")]
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 
 use crate::wait;
+
+/// Process groups that run now.
+static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// Kills everything that was started here and still runs: for a program that is told to end in the middle.
+pub fn kill_all() {
+    for group in running().iter() {
+        // SAFETY: kill has no memory to go wrong with. The groups are ours: their leaders were not waited for.
+        unsafe { libc::kill(-group, libc::SIGKILL) };
+    }
+}
+
+fn running() -> MutexGuard<'static, BTreeSet<i32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A running program. Dropping it kills it, and shows the end of its log if a test is failing.
 #[derive(Debug)]
@@ -38,6 +55,7 @@ impl Process {
             .process_group(0)
             .spawn()
             .with_context(|| format!("start {name}"))?;
+        running().extend(i32::try_from(child.id()));
         Ok(Self { child, name: name.to_owned(), log })
     }
 
@@ -58,7 +76,13 @@ impl Process {
 
     /// Whether and how it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().ok().flatten()
+        // Its id may be another's as soon as it was waited for.
+        let mut running = running();
+        let ended = self.child.try_wait().ok().flatten();
+        if ended.is_some() {
+            running.remove(&self.id());
+        }
+        ended
     }
 
     /// Waits for its end.
@@ -76,6 +100,7 @@ impl Process {
     /// Ends it and what it started without a word, as a crash does, and waits until it is gone.
     pub fn kill(&mut self) {
         self.signal(-self.id(), libc::SIGKILL);
+        running().remove(&self.id());
         // It cannot refuse; an error says that it is gone already.
         drop(self.child.wait());
     }

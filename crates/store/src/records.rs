@@ -60,6 +60,9 @@ records! {
     fn take_partition(partition: PartitionId, owner: String, seen_fence: u64) -> Option<Ownership>;
     /// Gives a partition up, so that another takes it without waiting for this owner's silence.
     fn release_partition(partition: PartitionId, owned: Ownership) -> bool;
+    /// Forgets how far every partition has got, for another stream: what is counted stays counted, and whoever
+    /// owns a partition loses it. Answers how many partitions there are.
+    fn restart_offsets() -> usize;
     /// The partitions as they stand.
     fn partitions() -> Vec<PartitionStatus>;
     /// Sums over all partitions.

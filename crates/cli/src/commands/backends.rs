@@ -51,6 +51,7 @@ pub(super) async fn open(settings: &Settings, data: &DataDirectory) -> Result<Ba
         })
     })
     .await?;
+    keep_stream(&store, queue.as_ref()).await?;
     Ok(Backends { store, queue, is_shared })
 }
 
@@ -115,6 +116,25 @@ async fn insist<T>(place: &str, open: impl AsyncFn() -> Result<T, Refused>) -> R
             }
         }
         tokio::time::sleep(AWAIT_PAUSE).await;
+    }
+}
+
+/// The fact under which the stream is named that the rows were counted from.
+pub(super) const STREAM: &str = "stream";
+
+/// Offsets of one stream mean nothing in another: counting on would pass over what is in it.
+async fn keep_stream(store: &Store, queue: &dyn Queue) -> Result<()> {
+    let identity = queue.identity();
+    let kept = store.fact(STREAM).await.context("read which stream was counted")?;
+    match kept {
+        Some(kept) if kept == identity => Ok(()),
+        None => Ok(store.put_fact(STREAM, identity).await?),
+        Some(kept) if kept.is_empty() => Ok(store.put_fact(STREAM, identity).await?),
+        Some(kept) => Err(anyhow!(
+            "these records were counted from the stream {kept}, and the settings name {identity}: set the queue \
+             back and let it be counted to its end; or, to go on with the new stream from its beginning, say \
+             `caelum db new-stream`. What is counted stays; what waits in the old stream does not come along"
+        )),
     }
 }
 

@@ -5,11 +5,19 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result};
-use caelum_drivers::clock::{Clock as _, SystemClock};
-use caelum_lab::torture::{self, Ordeal, Report};
+use anyhow::{Context as _, Result, bail};
+use caelum_drivers::{
+    clock::{Clock as _, SystemClock},
+    tls,
+};
+use caelum_lab::{
+    process,
+    torture::{self, Ordeal, Report},
+};
 use caelum_model::rollup::{MINUTE_MS, Rollup, RollupKey};
 use caelum_store::{RollupQuery, Store};
+
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     arguments::{Lab, Torture},
@@ -34,6 +42,7 @@ async fn torture(arguments: Torture) -> Result<Exit> {
         set: arguments.set,
         seed,
         kills: arguments.kills,
+        absence_s: arguments.absence.unwrap_or(0).unsigned_abs() / 1000,
         probes: arguments.probes.into(),
         duplicates_percent: arguments.duplicates,
         late_permille: u16::from(arguments.late) * 10,
@@ -51,7 +60,18 @@ async fn torture(arguments: Torture) -> Result<Exit> {
             if is_terminal { format!("\r\x1b[K{at:>4} s  {line}") } else { format!("{at:>4} s  {line}\n") };
         drop(std::io::stderr().lock().write_all(text.as_bytes()));
     };
-    let report = torture::run(ordeal, read_rows, tell).await?;
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls::client_config(tls::root_store("")?).context("prepare TLS")?)
+        .timeout(torture::ANSWER_MAX)
+        .build()
+        .context("make a client")?;
+    let report = tokio::select! {
+        report = torture::run(ordeal, client, read_rows, tell) => report?,
+        () = told_to_end() => {
+            process::kill_all();
+            bail!("told to end in the middle; everything that was started is gone");
+        }
+    };
     if is_terminal {
         drop(std::io::stderr().lock().write_all(b"\r\x1b[K"));
     }
@@ -61,6 +81,14 @@ async fn torture(arguments: Torture) -> Result<Exit> {
         output::print(&say(&report))?;
     }
     Ok(if report.is_exact() { Exit::Fine } else { Exit::Failed })
+}
+
+async fn told_to_end() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
 }
 
 async fn read_rows(address: &str) -> Result<Vec<Rollup>> {
@@ -113,6 +141,9 @@ fn say(report: &Report) -> String {
         "seed",
         report.seed,
     );
+    for absence in &report.absences {
+        text.push_str(&format!("  absence      {absence}\n"));
+    }
     for difference in &report.differences {
         text.push_str(&format!("  differs: {difference}\n"));
     }

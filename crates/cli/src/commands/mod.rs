@@ -4,6 +4,9 @@ mod agent;
 mod backends;
 mod cluster;
 mod config;
+mod counting;
+mod db;
+mod dead_letters;
 mod doctor;
 mod join;
 mod lab;
@@ -59,6 +62,9 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
         Command::Join(arguments) => wait_for(join::run(arguments)),
         Command::Nodes(arguments) => wait_for(nodes::run(arguments)),
         Command::Targets(command) => wait_for(targets::run(command)),
+        Command::Pipeline(arguments) => wait_for(counting::pipeline(arguments)),
+        Command::DeadLetters(command) => wait_for(dead_letters::run(command)),
+        Command::Probes(arguments) => wait_for(counting::probes(arguments)),
         Command::Discover(arguments) => wait_for(cluster::discover(arguments)),
         Command::Machines(arguments) => wait_for(cluster::machines(arguments)),
         Command::Topology(arguments) => wait_for(cluster::topology(arguments)),
@@ -69,6 +75,7 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
             let (settings, data) = settle(arguments.resolved.place, arguments.resolved.overrides)?;
             wait_for(doctor::run(settings.config, data, arguments.json))
         }
+        Command::Db(command) => wait_for(db::run(command)),
         Command::Version => {
             output::print(&format!("caelum {}\n", env!("CARGO_PKG_VERSION")))?;
             Ok(Exit::Fine)

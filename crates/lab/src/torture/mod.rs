@@ -37,7 +37,7 @@ const SEND_PAUSE: Duration = Duration::from_millis(15);
 /// Pause before a batch is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Longest time an answer may take; a frozen server answers nobody.
-const ANSWER_MAX: Duration = Duration::from_secs(8);
+pub const ANSWER_MAX: Duration = Duration::from_secs(8);
 
 /// What is to be proved, and how hard.
 #[derive(Clone, Debug)]
@@ -50,6 +50,8 @@ pub struct Ordeal {
     pub seed: u64,
     /// Processes killed without warning.
     pub kills: usize,
+    /// How long each backend that is ours is away once, s; 0 for not at all.
+    pub absence_s: u64,
     /// Probes that send.
     pub probes: usize,
     /// Batches of a hundred that are sent twice.
@@ -79,6 +81,8 @@ pub struct Report {
     pub freezes: usize,
     /// Processes stopped in order and started again.
     pub restarts: usize,
+    /// Long absences of backends, and what the parts said about their health meanwhile.
+    pub absences: Vec<String>,
     /// Distinct events acknowledged.
     pub events: u64,
     /// Requests that were sent, repeated ones included.
@@ -121,9 +125,10 @@ struct Field {
     late_permille: u16,
 }
 
-/// Runs the ordeal. `read_rows` reads every one-minute row at a store's address; `tell` hears how it goes on.
+/// Runs the ordeal. `client` sends, and gives up after [`ANSWER_MAX`]. `read_rows` reads every one-minute row at a store's address; `tell` hears how it goes on.
 pub async fn run(
     ordeal: Ordeal,
+    client: reqwest::Client,
     read_rows: impl AsyncFn(&str) -> Result<Vec<Rollup>>,
     tell: impl Fn(String) + Send + Sync + Clone + 'static,
 ) -> Result<Report> {
@@ -134,7 +139,7 @@ pub async fn run(
     let field = Arc::new(Field {
         urls: stage.urls(),
         token: stage.token().to_owned(),
-        client: reqwest::Client::builder().timeout(ANSWER_MAX).build().context("make a client")?,
+        client,
         ledger: Mutex::default(),
         is_over: AtomicBool::new(false),
         requests: AtomicU64::new(0),
@@ -148,7 +153,8 @@ pub async fn run(
         senders.spawn(send(Arc::clone(&field), Sender::new(number, ordeal.seed, now_ms()), shuffler));
     }
     let started = Instant::now();
-    let faults = plan::faults(ordeal.seed, ordeal.kills, &stage.victims());
+    let mut faults = plan::faults(ordeal.seed, ordeal.kills, &stage.victims());
+    faults.extend(plan::absences(ordeal.absence_s.saturating_mul(1000), &stage.victims()));
     let progress = tell.clone();
     let (mut stage, tally) = tokio::task::spawn_blocking(move || hurt(stage, &faults, &progress))
         .await
@@ -187,6 +193,7 @@ pub async fn run(
         kills: tally.kills,
         freezes: tally.freezes,
         restarts: tally.restarts,
+        absences: tally.absences,
         events: ledger.events(),
         requests: field.requests.load(Ordering::Relaxed),
         retries: field.retries.load(Ordering::Relaxed),
@@ -271,6 +278,7 @@ struct Tally {
     kills: std::collections::BTreeMap<String, usize>,
     freezes: usize,
     restarts: usize,
+    absences: Vec<String>,
 }
 
 /// Carries the faults out, one after the other, and makes everybody well at the end.
@@ -283,7 +291,11 @@ fn hurt(mut stage: Stage, faults: &[Fault], tell: &impl Fn(String)) -> Result<(S
         match fault.wound {
             plan::Wound::Kill { away_ms } => {
                 // Whoever is away comes back first, so that as many are killed as was said.
+                let patience = Instant::now() + CALM_MAX;
                 while !stage.can_be_killed(fault.victim) {
+                    if Instant::now() >= patience {
+                        bail!("{name} is not well again after {} s", CALM_MAX.as_secs());
+                    }
                     stage.pass(Duration::from_millis(50))?;
                 }
                 stage.kill(fault.victim, Duration::from_millis(away_ms));
@@ -296,6 +308,10 @@ fn hurt(mut stage: Stage, faults: &[Fault], tell: &impl Fn(String)) -> Result<(S
             plan::Wound::Freeze { for_ms } => {
                 stage.freeze(fault.victim, Duration::from_millis(for_ms));
                 tally.freezes += 1;
+            }
+            plan::Wound::Absence { for_ms } => {
+                tell(format!("{name} is away for {} s", for_ms / 1000));
+                tally.absences.push(stage.leave_away(fault.victim, Duration::from_millis(for_ms))?);
             }
             plan::Wound::Restart => {
                 stage.restart(fault.victim)?;

@@ -111,6 +111,11 @@ pub enum Wound {
     },
     /// Stopped in order and started again.
     Restart,
+    /// Killed and left away for long: the others must say so, wait, and go on by themselves.
+    Absence {
+        /// How long, ms.
+        for_ms: u64,
+    },
 }
 
 /// A wound and when.
@@ -161,6 +166,12 @@ pub fn faults(seed: u64, kills: usize, victims: &[Victim]) -> Vec<Fault> {
         }
     }
     faults
+}
+
+/// Each backend away once, one after the other.
+pub fn absences(for_ms: u64, victims: &[Victim]) -> Vec<Fault> {
+    let backends = victims.iter().enumerate().filter(|(_, victim)| !victim.is_ours && for_ms > 0);
+    backends.map(|(victim, _)| Fault { after_ms: 1_000, victim, wound: Wound::Absence { for_ms } }).collect()
 }
 
 fn choose(shuffler: &mut Shuffler, victims: &[Victim], weights: usize) -> usize {

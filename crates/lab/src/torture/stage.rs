@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::{Ordeal, plan::Victim};
 use crate::{
-    nats::NatsCluster, nats::NatsServer, postgres, postgres::PostgresServer, process::Process, wait,
+    loopback, nats::NatsCluster, nats::NatsServer, postgres, postgres::PostgresServer, process::Process, wait,
 };
 
 /// Most time a start may take on a busy machine.
@@ -74,6 +74,8 @@ struct Actor {
     data: PathBuf,
     /// Where it takes events; chosen at its first start and kept.
     events: Option<String>,
+    /// Where it says how it fares; another after each start.
+    metrics: Option<String>,
     process: Option<Process>,
 }
 
@@ -195,7 +197,7 @@ impl Stage {
         let name = format!("{}-{number}", part.command());
         let data = self.path.join(&name);
         fs::create_dir_all(&data).with_context(|| format!("make {}", data.display()))?;
-        self.actors.push(Actor { part, name, data, events: None, process: None });
+        self.actors.push(Actor { part, name, data, events: None, metrics: None, process: None });
         Ok(())
     }
 
@@ -229,6 +231,10 @@ impl Stage {
     /// Starts a part and waits until it is ready; what it stands on may be away just now.
     fn start_actor(&mut self, at: usize) -> Result<()> {
         self.launch(at)?;
+        self.await_ready(at)
+    }
+
+    fn await_ready(&mut self, at: usize) -> Result<()> {
         let actor = &mut self.actors[at];
         let ready = actor.data.join("run/ready.json");
         let process = actor.process.as_mut().context("it was just started")?;
@@ -243,6 +249,8 @@ impl Stage {
         let Some(Some(said)) = seen else {
             bail!("{} does not start:\n{}", actor.name, process.log());
         };
+        let metrics = said["metrics"][0].as_str().and_then(|url| url.strip_prefix("http://"));
+        actor.metrics = metrics.map(str::to_owned);
         if actor.events.is_none() {
             let server = said["servers"][0].as_str();
             actor.events = server.map(str::to_owned);
@@ -348,8 +356,9 @@ impl Stage {
         for at in 0..self.actors.len() {
             let is_down = self.actors[at].process.as_mut().is_none_or(|process| process.ended().is_some());
             if is_down {
-                self.start_actor(at)?;
+                self.launch(at)?;
             }
+            self.await_ready(at)?;
         }
         Ok(())
     }
@@ -419,11 +428,47 @@ impl Stage {
         self.away.insert(victim, Instant::now() + away);
     }
 
-    /// Whether a kill of this victim is one: it runs, and it is not the second node of a cluster.
+    /// Kills a backend and leaves it away; answers what the parts said about their health shortly before it
+    /// came back. One that says that all is well, or nothing, is an error.
+    pub fn leave_away(&mut self, victim: usize, time: Duration) -> Result<String> {
+        // Everybody else is well, so that what is said is about this one.
+        self.heal()?;
+        self.kill(victim, time);
+        self.away.insert(victim, Instant::now() + time);
+        self.pass(time.mul_f64(0.8))?;
+        let mut said = Vec::new();
+        for actor in &self.actors {
+            let Some(metrics) = &actor.metrics else { continue };
+            let answer = crate::wait::within(Duration::from_secs(5), || loopback::get(metrics, "/health"));
+            match answer {
+                Some((503, body)) => {
+                    let problems: Value = serde_json::from_str(&body).unwrap_or_default();
+                    said.push(format!("{}: {}", actor.name, problems["problems"]));
+                }
+                // A cluster lives on without one of its nodes.
+                Some((200, _)) if matches!(self.nats, Nats::Cluster(_)) => {
+                    said.push(format!("{}: healthy", actor.name));
+                }
+                other => bail!("{} is away and {} says {other:?}", self.name_of(victim), actor.name),
+            }
+        }
+        self.pass(time.mul_f64(0.2) + Duration::from_millis(200))?;
+        Ok(format!("{} away {} s: {}", self.name_of(victim), time.as_secs(), said.join("; ")))
+    }
+
+    /// Whether a kill of this victim is one: it runs, and it is not the second node of a cluster. A node that
+    /// is back and has not caught up with the others yet counts as away: three nodes outlive the loss of one.
     pub fn can_be_killed(&self, victim: usize) -> bool {
         let is_node = |victim: usize| matches!(self.places[victim], Place::Nats(_));
-        let has_other_node_away = is_node(victim) && self.away.keys().any(|other| is_node(*other));
-        !self.away.contains_key(&victim) && !has_other_node_away
+        if self.away.contains_key(&victim) {
+            return false;
+        }
+        match &self.nats {
+            Nats::Cluster(cluster) if is_node(victim) => {
+                !self.away.keys().any(|other| is_node(*other)) && cluster.is_whole()
+            }
+            _ => true,
+        }
     }
 
     /// Stops a part in its tracks for a while.

@@ -143,6 +143,17 @@ impl JetStream {
                 }
                 Err(error) => Err(error),
             };
+            let read = match (read, slot.as_ref().and_then(Reader::last)) {
+                (Ok(records), Some(last)) if self.shared.is_replicated() && !records.is_empty() => {
+                    let confirmed = self.shared.confirm(last).await;
+                    if confirmed.is_err() {
+                        // Nothing of it was given: the next reader begins at what was.
+                        (*slot, *given) = (None, Given::default());
+                    }
+                    confirmed.map(|()| records)
+                }
+                (read, _) => read,
+            };
             match read {
                 Ok(records) if records.is_empty() => {
                     self.shared.check_reaches(after, operation).await?;

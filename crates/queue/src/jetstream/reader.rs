@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use async_nats::datetime::DateTime;
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
 use bytes::Bytes;
@@ -74,6 +75,8 @@ pub(super) struct Reader {
     begin: Offset,
     /// Its own count of what it has given.
     count: u64,
+    /// Place and time of the last message that the server gave.
+    last: Option<(u64, DateTime)>,
 }
 
 impl Reader {
@@ -104,12 +107,18 @@ impl Reader {
             .create_consumer_on_stream(config, &shared.stream)
             .await
             .map_err(|error| format!("no consumer can be made: {error}"))?;
-        Ok(Self { consumer, after, begin, count: 0 })
+        Ok(Self { consumer, after, begin, count: 0, last: None })
     }
 
     /// Where it would read on.
     pub(super) fn after(&self) -> Offset {
         self.after
+    }
+
+    /// Place and time of the last message that the server gave: the time is of its first leader and tells it
+    /// from another that has taken its place.
+    pub(super) fn last(&self) -> Option<(u64, DateTime)> {
+        self.last
     }
 
     /// What is there, at most `limit` records and some [`READ_BYTES_MAX`] bytes. Does not wait for more.
@@ -161,6 +170,7 @@ impl Reader {
             self.count += 1;
             fetched += 1;
             let offset = Offset(info.stream_sequence);
+            self.last = Some((info.stream_sequence, info.published));
             let named = message.headers.as_ref().and_then(|headers| headers.get(NATS_MESSAGE_ID));
             let name = digest(named.map_or("", |name| name.as_str()), offset);
             // A replica that is behind starts a consumer at its own end, which may be before what was asked.

@@ -10,7 +10,11 @@ use std::{
 
 use async_nats::{
     Subscriber,
-    jetstream::{ErrorCode, stream::Info},
+    datetime::DateTime,
+    jetstream::{
+        ErrorCode,
+        stream::{Info, PurgeResponse},
+    },
 };
 use caelum_model::id::{Offset, PartitionId};
 use futures_util::StreamExt as _;
@@ -59,6 +63,7 @@ struct State {
     bytes: u64,
     max_bytes: u64,
     message_bytes_max: Option<usize>,
+    replicas: usize,
     last: Offset,
     /// The newest offset of each partition that passed through here.
     newest: Vec<Offset>,
@@ -178,6 +183,7 @@ impl Shared {
         state.bytes = info.state.bytes;
         state.max_bytes = u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX);
         state.message_bytes_max = usize::try_from(info.config.max_message_size).ok().filter(|most| *most > 0);
+        state.replicas = info.config.num_replicas;
         state.last = Offset(info.state.last_sequence);
         state.newest.resize(info.config.subjects.len(), Offset(0));
         if identity_of(info) != self.identity && state.lost.is_none() {
@@ -229,6 +235,31 @@ impl Shared {
                 Err(refusal)
             }
         }
+    }
+
+    /// Whether several servers keep the stream.
+    pub(super) fn is_replicated(&self) -> bool {
+        self.state().replicas > 1
+    }
+
+    /// Whether a message that was read is kept for ever. A leader gives messages before most servers have
+    /// them; if it dies then, its successor may put others in their places, and who had counted on would pass
+    /// over those. So the leader of now is made to agree with the others on something, a purge of nothing,
+    /// which comes after everything it has; and then it must have the same message, of the same time, in the
+    /// same place. What comes before that in the log is the same then, too.
+    pub(super) async fn confirm(&self, (sequence, time): (u64, DateTime)) -> Result<(), String> {
+        let context = &self.connection.jetstream;
+        let nothing = serde_json::json!({ "filter": format!("{}.barrier", self.stream) });
+        api::ask::<PurgeResponse>(context, format!("STREAM.PURGE.{}", self.stream), &nothing)
+            .await
+            .map_err(|refusal| format!("what was read cannot be confirmed: {refusal}"))?;
+        let failed = |error: &dyn std::fmt::Display| format!("what was read cannot be confirmed: {error}");
+        let stream = context.get_stream_no_info(&self.stream).await.map_err(|error| failed(&error))?;
+        let kept = stream.get_raw_message(sequence).await.map_err(|error| failed(&error))?;
+        if kept.time == time {
+            return Ok(());
+        }
+        Err("another leader keeps another record in the place of one that was read".to_owned())
     }
 
     /// Whether the stream reaches as far as an offset that was read from it. One that ends before it is not

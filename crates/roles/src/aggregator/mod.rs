@@ -26,9 +26,9 @@ use caelum_engine::{
     lease::{Balancer, Move, View},
     window,
 };
-use caelum_model::id::PartitionId;
+use caelum_model::id::{Offset, PartitionId};
 use caelum_queue::Queue;
-use caelum_store::{AggregatorRound, Store};
+use caelum_store::{AggregatorRound, Ownership, Store};
 use tokio::{
     task::{Id, JoinError, JoinSet},
     time::Instant,
@@ -148,6 +148,12 @@ impl Aggregator {
                 Move::Release(partition) => {
                     if let Some((_, stop)) = hands.tasks.get(&partition) {
                         stop.cancel();
+                    }
+                }
+                Move::Disown { partition, fence } => {
+                    let left = Ownership { fence, offset: Offset(0) };
+                    if let Err(error) = self.store.release_partition(partition, left).await {
+                        tracing::debug!(code = "aggregator.release_failed", %error, "it is tried again");
                     }
                 }
                 Move::Forget { owner, beat } => {

@@ -133,8 +133,9 @@ fn event(ts_ms: i64, seq: SeqNo) -> Event {
 macro_rules! until {
     ($condition:expr) => {
         tokio::time::timeout(Duration::from_secs(30), async {
+            let mut look = tokio::time::interval(Duration::from_millis(5));
             while !$condition {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                look.tick().await;
             }
         })
         .await

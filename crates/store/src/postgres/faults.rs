@@ -40,7 +40,9 @@ pub(super) fn kind(error: &Error) -> FaultKind {
         || *code == SqlState::LOCK_NOT_AVAILABLE
         || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
         // A part of a table that was dropped between looking and writing; it is made again.
-        || *code == SqlState::CHECK_VIOLATION;
+        || *code == SqlState::CHECK_VIOLATION
+        // Somebody else made the same part a moment ago.
+        || *code == SqlState::DUPLICATE_TABLE;
     match () {
         () if *code == SqlState::UNIQUE_VIOLATION => FaultKind::Conflict,
         // A class that passes, but these stay until somebody acts.

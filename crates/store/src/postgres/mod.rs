@@ -47,8 +47,8 @@ use crate::{OpenError, PostgresAddress, ReadsFrom, StoreError};
 
 /// Longest wait for one host to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Longest wait for a free connection, making one included.
-const POOL_TIMEOUT: Duration = Duration::from_secs(6);
+/// Longest wait for a free connection, and for what else is to be done when one is made.
+const POOL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest a read or a write takes; the server is told to give up a little before.
 const CALL_TIMEOUT: Duration = Duration::from_secs(12);
 /// Longest that tidying (dropping old rows, looking everything over) takes.
@@ -77,8 +77,7 @@ impl Postgres {
     /// Connects and brings the schema up to date.
     pub async fn connect(address: &PostgresAddress) -> Result<Self, OpenError> {
         let postgres = Self::reach(address).await?;
-        let mut client = postgres.first_client().await?;
-        migrate::run(&mut client, &postgres.place).await?;
+        migrate::run(postgres.first_client().await?, &postgres.place).await?;
         Ok(postgres)
     }
 
@@ -172,15 +171,19 @@ fn with_limits(mut config: Config) -> Config {
 }
 
 fn pool(config: Config, tls: tokio_postgres_rustls::MakeRustlsConnect, size: usize) -> Pool {
+    // Hosts that say nothing are each waited for, and the last may be the one.
+    let hosts = u32::try_from(config.get_hosts().len()).unwrap_or(1).max(1);
+    let each = config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+    let timeouts = Timeouts {
+        wait: Some(POOL_TIMEOUT),
+        create: Some(each.saturating_mul(hosts).saturating_add(POOL_TIMEOUT)),
+        recycle: Some(POOL_TIMEOUT),
+    };
     let manager =
         Manager::from_config(config, tls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
     Pool::builder(manager)
         .max_size(size)
-        .timeouts(Timeouts {
-            wait: Some(POOL_TIMEOUT),
-            create: Some(POOL_TIMEOUT),
-            recycle: Some(POOL_TIMEOUT),
-        })
+        .timeouts(timeouts)
         .runtime(Runtime::Tokio1)
         .build()
         .expect("the runtime for the time-outs is given")

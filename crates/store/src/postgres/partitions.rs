@@ -103,6 +103,19 @@ impl Postgres {
         Ok(released > 0)
     }
 
+    /// Forgets how far every partition has got, for another stream: what is counted stays counted, and whoever
+    /// owns a partition loses it. Answers how many partitions there are.
+    pub async fn restart_offsets(&self) -> Result<usize, StoreError> {
+        let session = self.session("forget offsets").await?;
+        let restarted = session
+            .execute(
+                "update partitions set owner = '', fence = fence + 1, position = 0, last_commit = 0",
+                &[],
+            )
+            .await?;
+        Ok(usize::try_from(restarted).unwrap_or(usize::MAX))
+    }
+
     /// The partitions as they stand.
     pub async fn partitions(&self) -> Result<Vec<PartitionStatus>, StoreError> {
         let session = self.session("list partitions").await?;

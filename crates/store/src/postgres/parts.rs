@@ -99,8 +99,8 @@ impl Postgres {
                 source: "the rows are of too many different times".into(),
             });
         }
-        // The newest is going to be followed by the next: made now, nobody waits for it then.
-        let ahead = missing.iter().last().map(|part| part.next());
+        // Each is going to be followed by the next: made now, nobody waits for it then.
+        let ahead: Vec<Part> = missing.iter().map(|part| part.next()).collect();
         let session = self.session(operation).await?;
         session.begin().await?;
         session.execute("select pg_advisory_xact_lock($1)", &[&LOCK_PARTS]).await?;
@@ -132,17 +132,20 @@ impl Postgres {
     ) -> Result<usize, StoreError> {
         let session = self.long_session(operation).await?;
         session.execute("select pg_advisory_xact_lock($1)", &[&LOCK_PARTS]).await?;
+        let over: Vec<String> = listed(&session)
+            .await?
+            .into_iter()
+            .filter(|part| part.width_ms == width_ms && part.to_ms() <= before_ms)
+            .map(Part::name)
+            .collect();
         let mut gone: i64 = 0;
-        for part in listed(&session).await? {
-            if part.width_ms != width_ms || part.to_ms() > before_ms {
-                continue;
-            }
-            let name = part.name();
-            let counted = session.rows(&format!("select count(*) from {name}"), &[]).await?;
-            if let Some(row) = counted.first() {
-                gone += session.get::<i64>(row, 0)?;
-            }
-            session.batch(&format!("drop table {name}")).await?;
+        for name in &over {
+            let counted = session.row(&format!("select count(*) from {name}"), &[]).await?;
+            gone += counted.map_or(Ok(0), |row| session.get(&row, 0))?;
+        }
+        if !over.is_empty() {
+            // Last, because readers wait from here to the commit.
+            session.batch(&format!("drop table {}", over.join(", "))).await?;
         }
         session.commit().await?;
         session.done();
@@ -165,14 +168,23 @@ impl Postgres {
 
 async fn make(session: &Session, part: Part) -> Result<(), StoreError> {
     let name = part.name();
-    let there = session.row("select to_regclass($1::text) is not null", &[&name]).await?;
+    // Asked of the catalogue itself, which shows what others have made since this transaction began.
+    let there = session
+        .row(
+            "select exists (select 1 from pg_inherits join pg_class child on child.oid = inhrelid
+                where inhparent = 'rollups'::regclass and child.relname = $1::text)",
+            &[&name],
+        )
+        .await?;
     if there.map(|row| session.get::<bool>(&row, 0)).transpose()? == Some(true) {
         return Ok(());
     }
-    // Made apart and attached: that locks out no reader and no writer of the other parts.
+    // Made apart and attached: that locks out no reader and no writer of the other parts. Rows are written
+    // again and again while their window fills, so the room of old ones is wanted back early.
     session
         .batch(&format!(
-            "create table {name} (like rollups including defaults including constraints including storage);
+            "create table {name} (like rollups including defaults including constraints including storage)
+                with (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.5);
              alter table rollups attach partition {name}
                 for values from ({width}, {from}) to ({width}, {to})",
             width = part.width_ms,

@@ -30,7 +30,7 @@ pub(super) const LAG_MAX_MS: i64 = 5_000;
 /// How long what was found of a replica holds.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a replica that could not be reached is left alone.
-const AWAY_FOR: Duration = Duration::from_secs(5);
+const AWAY_FOR: Duration = Duration::from_secs(10);
 /// Connections to each replica.
 const CONNECTIONS: usize = 4;
 
@@ -163,11 +163,15 @@ impl Replicas {
 impl Replica {
     /// What was found a moment ago, or a new look.
     async fn look(&self, primary: &Pool) -> Found {
-        let known = self.found.lock().expect("no code panics while it holds this lock").clone();
-        if let Some((at, found)) = known {
-            let holds = if found.fault.is_some() { AWAY_FOR } else { LOOK_EVERY };
-            if at.elapsed() < holds {
-                return found;
+        {
+            let mut known = self.found.lock().expect("no code panics while it holds this lock");
+            if let Some((at, found)) = &mut *known {
+                let holds = if found.fault.is_some() { AWAY_FOR } else { LOOK_EVERY };
+                if at.elapsed() < holds {
+                    return found.clone();
+                }
+                // One looks again; the others make do with what is known until it has.
+                *at = Instant::now();
             }
         }
         let found = self.ask(primary).await.unwrap_or_else(|error| Found {

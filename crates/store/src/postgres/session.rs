@@ -38,12 +38,11 @@ impl Session {
         operation: &'static str,
         at_most: Duration,
     ) -> Result<Self, StoreError> {
-        let deadline = Instant::now() + at_most;
         let client = pool.get().await.map_err(|error| faults::of_pool(operation, error))?;
         Ok(Self {
             client: Some(client),
             operation,
-            deadline,
+            deadline: Instant::now() + at_most,
             under_way: AtomicU32::new(0),
             is_in_transaction: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),

@@ -98,6 +98,18 @@ impl Sqlite {
         .await
     }
 
+    /// Forgets how far every partition has got, for another stream: what is counted stays counted, and whoever
+    /// owns a partition loses it. Answers how many partitions there are.
+    pub async fn restart_offsets(&self) -> Result<usize, StoreError> {
+        self.write("forget offsets", move |transaction| {
+            transaction.execute(
+                "update partitions set owner = '', fence = fence + 1, offset = 0, last_commit = 0",
+                [],
+            )
+        })
+        .await
+    }
+
     /// The partitions as they stand.
     pub async fn partitions(&self) -> Result<Vec<PartitionStatus>, StoreError> {
         self.read("list partitions", statuses).await

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use caelum_model::id::TargetId;
+use caelum_model::{id::TargetId, target::TargetOrigin};
 use caelum_store::{Address, OpenError, Store, StoreError};
 use caelum_testkit::{
     postgres::{Plan, PostgresServer},
@@ -131,15 +131,16 @@ async fn a_check_names_settings_that_lose_data_and_parts_that_nobody_sees() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_that_start_at_once_make_one_schema() {
     let server = PostgresServer::shared();
-    let name = server.new_database().expect("made");
-    let url = server.url(&name);
-    let mut starts = tokio::task::JoinSet::new();
-    for _ in 0..6 {
-        let url = url.clone();
-        starts.spawn(async move { connect(&url).await.health().await.expect("looked").schema });
+    for _ in 0..5 {
+        let url = server.url(&server.new_database().expect("made"));
+        let mut starts = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let url = url.clone();
+            starts.spawn(async move { connect(&url).await.health().await.expect("looked").schema });
+        }
+        let schemas = starts.join_all().await;
+        assert!(schemas.iter().all(|schema| *schema == schemas[0] && *schema > 0), "{schemas:?}");
     }
-    let schemas = starts.join_all().await;
-    assert!(schemas.iter().all(|schema| *schema == schemas[0] && *schema > 0), "{schemas:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -151,6 +152,49 @@ async fn a_schema_of_a_newer_version_is_refused() {
     server.psql(&name, "insert into schema_steps (version, digest) values (999, '')").expect("set");
     let refusal = Store::connect(&address).await.err();
     assert!(matches!(refusal, Some(OpenError::TooNew { found: 999, .. })), "{refusal:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_that_are_away_are_passed_over() {
+    let server = PostgresServer::shared();
+    let name = server.new_database().expect("made");
+    let url = format!("postgres://postgres@127.0.0.1:1,127.0.0.1:2,{}/{name}", server.place());
+    connect(&url).await.add_target(target(1)).await.expect("stored");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_callers_than_connections_wait_their_turn() {
+    let server = PostgresServer::shared();
+    let name = server.new_database().expect("made");
+    let store = std::sync::Arc::new(connect(&format!("{}?pool=2", server.url(&name))).await);
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..40 {
+        let store = std::sync::Arc::clone(&store);
+        callers.spawn(async move { store.add_target(target(number)).await });
+    }
+    assert!(callers.join_all().await.iter().all(Result::is_ok));
+    assert_eq!(store.targets().await.expect("read").len(), 40);
+    let count = format!("select count(*) <= 2 from pg_stat_activity where datname = '{name}'");
+    assert_eq!(server.psql("postgres", &count).expect("asked"), "t");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_goes_away_in_the_middle_leaves_nothing_behind() {
+    let server = PostgresServer::shared();
+    let name = server.new_database().expect("made");
+    let store = connect(&format!("{}?pool=1", server.url(&name))).await;
+    store.add_target(target(1)).await.expect("stored");
+    for _ in 0..20 {
+        let given_up = store.replace_targets(vec![TargetOrigin::Api], vec![]);
+        drop(tokio::time::timeout(Duration::from_micros(300), given_up).await);
+        let targets = store.targets().await.expect("the connection in between is gone");
+        if targets.is_empty() {
+            // It was quick enough to be done.
+            store.add_target(target(1)).await.expect("stored");
+        } else {
+            assert_eq!(targets, vec![target(1)]);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -59,7 +59,9 @@ export function start() {
     if (document.querySelector("dialog[open]")) return;
     if (leading === "g") {
       leading = "";
-      const entry = document.querySelector(`.nav-list a[data-key="${CSS.escape(event.key)}"]`);
+      const entry = document.querySelector(
+        `.nav-list a[data-key="${CSS.escape(event.key)}"], a[data-go="${CSS.escape(event.key)}"]`,
+      );
       if (entry) {
         event.preventDefault();
         location.assign(entry.href);

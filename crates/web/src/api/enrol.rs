@@ -95,15 +95,15 @@ fn trust(state: &State) -> Result<&Trust, ApiError> {
 /// A join token without its secret.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct JoinTokenJson {
-    token_id: String,
-    role: NodeRole,
-    uses: u32,
-    uses_left: u32,
-    created_at_ms: UnixMs,
-    expires_at_ms: UnixMs,
-    revoked_at_ms: Option<UnixMs>,
+    pub(crate) token_id: String,
+    pub(crate) role: NodeRole,
+    pub(crate) uses: u32,
+    pub(crate) uses_left: u32,
+    pub(crate) created_at_ms: UnixMs,
+    pub(crate) expires_at_ms: UnixMs,
+    pub(crate) revoked_at_ms: Option<UnixMs>,
     /// `valid`, `used up`, `expired` or `revoked`.
-    state: &'static str,
+    pub(crate) state: &'static str,
 }
 
 impl JoinTokenJson {
@@ -144,28 +144,28 @@ pub async fn join_tokens(
 }
 
 /// What a new join token is for.
-#[derive(Default, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NewJoinTokenJson {
     /// What it makes; an agent unless given. Only an administrator makes tokens for servers.
-    role: Option<NodeRole>,
+    pub(crate) role: Option<NodeRole>,
     /// How many nodes it admits; one unless given.
-    uses: Option<u32>,
+    pub(crate) uses: Option<u32>,
     /// For how long it is valid, s; a day unless given.
-    expires_s: Option<i64>,
+    pub(crate) expires_s: Option<i64>,
 }
 
 /// A new join token, which is shown this once.
-#[derive(Serialize, utoipa::ToSchema)]
+#[derive(Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub struct MadeJoinTokenJson {
     /// The token; it is not kept and cannot be shown again.
-    token: String,
-    token_id: String,
-    role: NodeRole,
-    uses: u32,
-    expires_at_ms: UnixMs,
+    pub(crate) token: String,
+    pub(crate) token_id: String,
+    pub(crate) role: NodeRole,
+    pub(crate) uses: u32,
+    pub(crate) expires_at_ms: UnixMs,
     /// What to type on the machine that is to join.
-    command: String,
+    pub(crate) command: String,
 }
 
 /// Makes a join token.

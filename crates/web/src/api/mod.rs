@@ -7,7 +7,7 @@ pub mod access;
 pub(crate) mod cluster;
 pub(crate) mod enrol;
 mod measures;
-mod network;
+pub(crate) mod network;
 pub(crate) mod nodes;
 pub mod pipeline;
 mod session;

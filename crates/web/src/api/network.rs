@@ -30,15 +30,15 @@ const DIAGNOSES_MAX: usize = 20_000;
 /// A probe.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct ProbeJson {
-    client_id: ClientId,
+    pub(crate) client_id: ClientId,
     /// Newest event, by the probe's clock.
-    last_event_ms: UnixMs,
+    pub(crate) last_event_ms: UnixMs,
     /// Numbered events that are counted.
-    counted: u64,
+    pub(crate) counted: u64,
     /// Numbers that have not arrived.
-    missing: u64,
+    pub(crate) missing: u64,
     /// Events that were too old.
-    too_late: u64,
+    pub(crate) too_late: u64,
 }
 
 /// All probes.
@@ -72,35 +72,35 @@ pub async fn probes(
 /// Numbers that have not arrived, between two that have.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct GapJson {
-    epoch: u64,
-    first: u64,
-    last: u64,
-    events: u64,
+    pub(crate) epoch: u64,
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) events: u64,
     /// When the event before was measured.
-    from_ms: UnixMs,
+    pub(crate) from_ms: UnixMs,
     /// When the event after was measured.
-    to_ms: UnixMs,
+    pub(crate) to_ms: UnixMs,
 }
 
 /// Events of a probe in one minute.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct CompletenessJson {
-    window_start_ms: UnixMs,
-    counted: u64,
-    missing: u64,
-    late_merged: u64,
+    pub(crate) window_start_ms: UnixMs,
+    pub(crate) counted: u64,
+    pub(crate) missing: u64,
+    pub(crate) late_merged: u64,
 }
 
 /// One probe, and how complete what it sent is.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct OneProbeJson {
     #[serde(flatten)]
-    probe: ProbeJson,
-    partition: u16,
+    pub(crate) probe: ProbeJson,
+    pub(crate) partition: u16,
     /// Gaps in its numbers, newest first; at most 100.
-    gaps: Vec<GapJson>,
+    pub(crate) gaps: Vec<GapJson>,
     /// The last hours, a minute each, oldest first.
-    minutes: Vec<CompletenessJson>,
+    pub(crate) minutes: Vec<CompletenessJson>,
 }
 
 /// How far back the completeness of a probe is shown.

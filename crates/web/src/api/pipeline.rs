@@ -27,86 +27,109 @@ const IDS_MAX: usize = 10_000;
 /// A partition of the event stream.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct PartitionJson {
-    partition: u16,
+    pub(crate) partition: u16,
     /// The aggregator that counts it; none while nobody does.
-    owner: Option<String>,
+    pub(crate) owner: Option<String>,
     /// Grows with each change of owner.
-    fence: u64,
+    pub(crate) fence: u64,
     /// Everything through here is in the rows.
-    committed: u64,
+    pub(crate) committed: u64,
     /// The newest record, where the queue knows it.
-    newest: Option<u64>,
+    pub(crate) newest: Option<u64>,
     /// Records that wait to be counted or trimmed.
-    waiting_records: u64,
+    pub(crate) waiting_records: u64,
+    /// Records among them that are not counted yet, at most.
+    pub(crate) uncounted_records: u64,
     /// Distinct events counted since the records were made.
-    counted: u64,
-    duplicates: u64,
-    too_late: u64,
+    pub(crate) counted: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) too_late: u64,
+}
+
+impl PartitionJson {
+    fn unowned(partition: u16) -> Self {
+        Self {
+            partition,
+            owner: None,
+            fence: 0,
+            committed: 0,
+            newest: None,
+            waiting_records: 0,
+            uncounted_records: 0,
+            counted: 0,
+            duplicates: 0,
+            too_late: 0,
+        }
+    }
 }
 
 /// An aggregator.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct AggregatorJson {
-    owner: String,
+    pub(crate) owner: String,
     /// The machine it runs on.
-    host: String,
-    version: String,
+    pub(crate) host: String,
+    pub(crate) version: String,
     /// Partitions it owns.
-    partitions: usize,
+    pub(crate) partitions: usize,
     /// Windows in its memory.
-    windows: u64,
+    pub(crate) windows: u64,
     /// Events counted since it started.
-    counted: u64,
+    pub(crate) counted: u64,
 }
 
 /// What waits in the queue.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct QueueJson {
     /// Whether it answers.
-    is_reachable: bool,
+    pub(crate) is_reachable: bool,
     /// Why not.
-    problem: Option<String>,
-    records: u64,
+    pub(crate) problem: Option<String>,
+    pub(crate) records: u64,
     /// Events in them; an estimate where the queue does not count them.
-    events: u64,
-    bytes: u64,
+    pub(crate) events: u64,
+    pub(crate) bytes: u64,
 }
 
 /// What this process took in since it started.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct IntakeJson {
-    accepted: u64,
-    duplicate: u64,
-    rejected: u64,
-    turned_away: u64,
+    pub(crate) accepted: u64,
+    pub(crate) duplicate: u64,
+    pub(crate) rejected: u64,
+    pub(crate) turned_away: u64,
 }
 
 /// How many events are kept aside.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct DeadLetterCountJson {
-    reason: String,
+    pub(crate) reason: String,
     /// `kept`, `requested` or `replayed`.
-    state: String,
-    count: u64,
+    pub(crate) state: String,
+    pub(crate) count: u64,
 }
 
 /// The pipeline.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct PipelineHealthJson {
     /// `healthy`, or `degraded` where something is away, unowned or piling up.
-    status: String,
+    pub(crate) status: String,
     /// What is wrong, in words; empty while healthy.
-    problems: Vec<String>,
-    ingest: IntakeJson,
-    queue: QueueJson,
-    aggregators: Vec<AggregatorJson>,
-    partitions: Vec<PartitionJson>,
-    dead_letters: Vec<DeadLetterCountJson>,
+    pub(crate) problems: Vec<String>,
+    pub(crate) ingest: IntakeJson,
+    pub(crate) queue: QueueJson,
+    pub(crate) aggregators: Vec<AggregatorJson>,
+    pub(crate) partitions: Vec<PartitionJson>,
+    pub(crate) dead_letters: Vec<DeadLetterCountJson>,
+    /// The newest event that is counted, by the clock of its probe.
+    pub(crate) newest_event_ms: Option<UnixMs>,
     /// Where answers about the past come from: `primary` or `replica`.
-    reads_from: String,
+    pub(crate) reads_from: String,
     /// How far those are behind, ms.
-    reads_lag_ms: Option<i64>,
-    timestamp: UnixMs,
+    pub(crate) reads_lag_ms: Option<i64>,
+    /// The newest change that a replica has; none where the primary answers.
+    pub(crate) reads_as_of_ms: Option<UnixMs>,
+    pub(crate) timestamp: UnixMs,
 }
 
 /// What each aggregator says of itself.
@@ -141,26 +164,36 @@ pub(crate) async fn collect(state: &State) -> Result<PipelineHealthJson, ApiErro
         .into_iter()
         .map(|status| (status.partition.0, (status.newest.0, status.records)))
         .collect();
-    let partitions: Vec<PartitionJson> = state
+    let mut partitions: BTreeMap<u16, PartitionJson> = state
         .store
         .partitions()
         .await?
         .into_iter()
         .map(|status| {
-            let queued = waiting.get(&status.partition.0).copied();
-            PartitionJson {
+            let partition = PartitionJson {
                 partition: status.partition.0,
                 owner: Some(status.owner).filter(|owner| !owner.is_empty()),
                 fence: status.fence,
                 committed: status.offset.0,
-                newest: queued.map(|(newest, _)| newest).filter(|newest| *newest > 0),
-                waiting_records: queued.map_or(0, |(_, records)| records),
+                newest: None,
+                waiting_records: 0,
+                uncounted_records: 0,
                 counted: status.counted,
                 duplicates: status.duplicates,
                 too_late: status.too_late,
-            }
+            };
+            (partition.partition, partition)
         })
         .collect();
+    for (partition, (newest, records)) in waiting {
+        // One that nobody has owned so far is known from what waits in it.
+        let known = partitions.entry(partition).or_insert_with(|| PartitionJson::unowned(partition));
+        known.newest = Some(newest).filter(|newest| *newest > 0);
+        known.waiting_records = records;
+        let behind = known.newest.map_or(records, |newest| newest.saturating_sub(known.committed));
+        known.uncounted_records = records.min(behind);
+    }
+    let partitions: Vec<PartitionJson> = partitions.into_values().collect();
     let aggregators: Vec<AggregatorJson> = state
         .store
         .aggregators()
@@ -189,6 +222,7 @@ pub(crate) async fn collect(state: &State) -> Result<PipelineHealthJson, ApiErro
             count: count.count,
         })
         .collect();
+    let newest_event_ms = state.store.probes().await?.iter().map(|probe| probe.last_event_ms).max();
     let problems = problems(problem.as_deref(), &partitions, &aggregators);
     let (depth, counters, reads) = (state.queue.depth(), &state.gate.ingest.counters, state.store.reads());
     Ok(PipelineHealthJson {
@@ -210,8 +244,10 @@ pub(crate) async fn collect(state: &State) -> Result<PipelineHealthJson, ApiErro
         aggregators,
         partitions,
         dead_letters,
+        newest_event_ms,
         reads_from: place_word(reads.place).to_owned(),
         reads_lag_ms: reads.lag_ms,
+        reads_as_of_ms: reads.as_of_ms,
         timestamp: state.now_ms(),
     })
 }
@@ -251,32 +287,32 @@ fn problems(
 #[derive(Deserialize, utoipa::IntoParams)]
 pub struct DeadLettersQuery {
     /// Only of this probe.
-    client_id: Option<String>,
+    pub(crate) client_id: Option<String>,
     /// Only for this reason, such as `too_late`.
-    reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// Only in this state: kept, requested, replayed.
-    state: Option<String>,
+    pub(crate) state: Option<String>,
     /// At most so many.
-    limit: Option<usize>,
+    pub(crate) limit: Option<usize>,
     /// Where a list before ended.
-    cursor: Option<i64>,
+    pub(crate) cursor: Option<i64>,
 }
 
 /// An event that was kept aside.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct DeadLetterJson {
-    id: i64,
-    client_id: ClientId,
-    partition: u16,
+    pub(crate) id: i64,
+    pub(crate) client_id: ClientId,
+    pub(crate) partition: u16,
     /// When it was measured.
-    ts_ms: UnixMs,
+    pub(crate) ts_ms: UnixMs,
     /// When it was kept aside.
-    kept_at_ms: UnixMs,
-    reason: String,
+    pub(crate) kept_at_ms: UnixMs,
+    pub(crate) reason: String,
     /// `kept`; `requested`: it is to be counted after all; `replayed`: it is counted.
-    state: String,
+    pub(crate) state: String,
     /// The event.
-    event: serde_json::Value,
+    pub(crate) event: serde_json::Value,
 }
 
 impl From<DeadLetter> for DeadLetterJson {
@@ -297,8 +333,8 @@ impl From<DeadLetter> for DeadLetterJson {
 /// Events that were kept aside.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct DeadLettersJson {
-    dead_letters: Vec<DeadLetterJson>,
-    next_cursor: Option<i64>,
+    pub(crate) dead_letters: Vec<DeadLetterJson>,
+    pub(crate) next_cursor: Option<i64>,
 }
 
 /// Events that were kept aside instead of being counted, newest first.
@@ -310,6 +346,14 @@ pub async fn dead_letters(
     extract::State(state): extract::State<Arc<State>>,
     Query(query): Query<DeadLettersQuery>,
 ) -> Result<Json<DeadLettersJson>, ApiError> {
+    Ok(Json(list_dead_letters(&state, query).await?))
+}
+
+/// The same for pages.
+pub(crate) async fn list_dead_letters(
+    state: &State,
+    query: DeadLettersQuery,
+) -> Result<DeadLettersJson, ApiError> {
     let limit = super::limit(query.limit);
     let letters = state
         .store
@@ -322,29 +366,29 @@ pub async fn dead_letters(
         })
         .await?;
     let next_cursor = letters.last().filter(|_| letters.len() == limit).map(|letter| letter.id);
-    Ok(Json(DeadLettersJson { dead_letters: letters.into_iter().map(Into::into).collect(), next_cursor }))
+    Ok(DeadLettersJson { dead_letters: letters.into_iter().map(Into::into).collect(), next_cursor })
 }
 
 /// Which dead letters to count after all: by their ids, or all that match.
-#[derive(Deserialize, utoipa::ToSchema)]
+#[derive(Default, Deserialize, utoipa::ToSchema)]
 pub struct ReplayJson {
     /// These.
     #[serde(default)]
-    ids: Vec<i64>,
+    pub(crate) ids: Vec<i64>,
     /// Or all of this probe that are kept.
-    client_id: Option<String>,
+    pub(crate) client_id: Option<String>,
     /// Or all that are kept for this reason.
-    reason: Option<String>,
+    pub(crate) reason: Option<String>,
 }
 
 /// What became of it.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct ReplayedJson {
     /// Asked for now; they are counted within seconds.
-    requested: usize,
+    pub(crate) requested: usize,
     /// Not asked for: counted or asked for before, unknown, too old for the minutes that are kept, or not an
     /// event.
-    skipped: usize,
+    pub(crate) skipped: usize,
 }
 
 /// Asks that events kept aside be counted after all. Asking twice counts nothing twice.

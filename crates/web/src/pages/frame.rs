@@ -122,6 +122,8 @@ pub struct Choice {
     pub status: Option<Status>,
     /// Its icon, where it has no status.
     pub icon: &'static str,
+    /// Its second key after `g`, where it has one that the navigation does not show.
+    pub key: &'static str,
 }
 
 /// A heading of the palette with its entries.
@@ -197,7 +199,7 @@ struct Heading<'a> {
     verdict: &'a Verdict,
     crumb: Option<(&'static str, String)>,
     facts: &'a [String],
-    status: Option<Status>,
+    status: Option<(Status, &'static str)>,
 }
 
 /// The heading of a page. Healthy pages carry no icon: health is ink on paper.
@@ -207,7 +209,17 @@ pub fn heading(verdict: &Verdict) -> Block {
 
 /// The heading of a page on the second level: with the way back, its status and facts.
 pub fn detail_heading(verdict: &Verdict, crumb: (&'static str, String), facts: &[String]) -> Block {
-    let heading = Heading { verdict, crumb: Some(crumb), facts, status: Some(verdict.status) };
+    detail_heading_as(verdict, verdict.status.word(), crumb, facts)
+}
+
+/// The same where the status has a word of its own.
+pub fn detail_heading_as(
+    verdict: &Verdict,
+    word: &'static str,
+    crumb: (&'static str, String),
+    facts: &[String],
+) -> Block {
+    let heading = Heading { verdict, crumb: Some(crumb), facts, status: Some((verdict.status, word)) };
     Block::render("verdict", "The verdict", &heading)
 }
 
@@ -250,11 +262,19 @@ impl Frame {
             live.push_str("&machine=");
             live.push_str(name);
         }
+        if let Some(id) = path.strip_prefix("/probes/") {
+            live.push_str("&probe=");
+            live.push_str(id);
+        }
+        let bare = path.split_once('?').map_or(path, |(bare, _)| bare);
         live.push_str(match place {
             Place::Overview => "&page=overview",
             Place::Machines => "&page=machines",
             Place::Topology => "&page=topology",
+            Place::Network if bare.starts_with("/probes/") => "&page=probe",
+            Place::Network if bare == "/network/pipeline" => "&page=pipeline",
             Place::Network => "&page=network",
+            Place::Settings if bare == super::tokens::PATH => "&page=tokens",
             Place::Settings => "&page=settings",
         });
         Self {
@@ -307,6 +327,7 @@ fn palette(picture: &Picture) -> Vec<Choices> {
         what,
         status: None,
         icon,
+        key: "",
     };
     let mut urgent: Vec<Choice> = picture
         .verdicts()
@@ -318,6 +339,7 @@ fn palette(picture: &Picture) -> Vec<Choices> {
             what: "Verdict",
             status: Some(pair.status().0),
             icon: "",
+            key: "",
         })
         .collect();
     let machine_choice = |machine: &super::picture::Machine| Choice {
@@ -327,6 +349,7 @@ fn palette(picture: &Picture) -> Vec<Choices> {
         what: "Machine",
         status: Some(machine.status),
         icon: "",
+        key: "",
     };
     urgent.extend(
         picture.machines.iter().filter(|machine| machine.status.needs_attention()).map(machine_choice),
@@ -336,7 +359,9 @@ fn palette(picture: &Picture) -> Vec<Choices> {
         plain(span.link("/machines"), "Machines", "g m", "machines"),
         plain(span.link("/topology"), "Topology", "g p", "topology"),
         plain(span.link("/network"), "Network", "g n", "network"),
+        Choice { key: "e", ..plain(span.link("/network/pipeline"), "Pipeline", "g e", "network") },
         plain("/settings/targets".to_owned(), "Probes and targets", "g s", "settings"),
+        Choice { key: "j", ..plain("/settings/join-tokens".to_owned(), "Join tokens", "g j", "settings") },
     ];
     let mut targets: Vec<Choice> = picture
         .pairs
@@ -348,9 +373,13 @@ fn palette(picture: &Picture) -> Vec<Choices> {
             what: "Target",
             status: Some(pair.status().0),
             icon: "",
+            key: "",
         })
         .collect();
     targets.truncate(200);
+    let probes = picture.probes().into_iter().take(200);
+    let probes = probes.map(|id| plain(span.link(&probe_link(id)), picture.probe_name(id), "Probe", "probe"));
+    let probes = probes.collect();
     urgent.truncate(8);
     [
         Choices { title: "Needs attention", entries: urgent },
@@ -360,6 +389,7 @@ fn palette(picture: &Picture) -> Vec<Choices> {
             entries: picture.machines.iter().take(200).map(machine_choice).collect(),
         },
         Choices { title: "Targets", entries: targets },
+        Choices { title: "Probes", entries: probes },
         Choices {
             title: "Act",
             entries: vec![
@@ -377,6 +407,11 @@ fn palette(picture: &Picture) -> Vec<Choices> {
 /// Address of a machine's page.
 pub fn machine_link(name: &str) -> String {
     format!("/machines/{}", encode(name))
+}
+
+/// Address of a probe's page.
+pub fn probe_link(client_id: &str) -> String {
+    format!("/probes/{}", encode(client_id))
 }
 
 /// Address of the network page with a pair chosen.

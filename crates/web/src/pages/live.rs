@@ -51,14 +51,23 @@ use tokio::{
 
 use super::{
     block::Block,
-    charts, horizon, machine, machines, network, overview,
+    charts, counting, horizon, letters, machine, machines, network, overview,
     picture::Picture,
+    pipeline::{self, Sight},
     plot::{Plot, Points},
+    probe,
     range::TimeQuery,
     routes::{self, Desk},
-    settings, topology,
+    settings, tokens,
+    topics::concerns,
+    topology,
 };
-use crate::{auth::Person, error::ApiError, state::State};
+use crate::{
+    api::{enrol::JoinTokenJson, network::OneProbeJson},
+    auth::Person,
+    error::ApiError,
+    state::State,
+};
 
 /// Shortest time between two rounds of blocks.
 const ROUND: Duration = Duration::from_secs(1);
@@ -79,7 +88,10 @@ enum Page {
     Machines,
     Topology,
     Network,
+    Pipeline,
+    Probe,
     Settings,
+    Tokens,
 }
 
 /// What a stream is asked for.
@@ -99,19 +111,34 @@ struct View {
     filter: machines::Filter,
     choice: network::Choice,
     links: topology::Choice,
+    letters: letters::Choice,
     may_operate: bool,
 }
 
+/// What a page shows beside the picture.
+enum Beside {
+    Nothing,
+    Pipeline(Box<Sight>),
+    Probe(Option<OneProbeJson>),
+    Tokens(Option<Vec<JoinTokenJson>>),
+}
+
 /// Everything that the address of a stream may say.
-type Asked =
-    (Query<Wish>, Query<TimeQuery>, Query<machines::Filter>, Query<network::Choice>, Query<topology::Choice>);
+type Asked = (
+    Query<Wish>,
+    Query<TimeQuery>,
+    Query<machines::Filter>,
+    Query<network::Choice>,
+    Query<topology::Choice>,
+    Query<letters::Choice>,
+);
 
 /// Opens a stream.
 pub async fn stream(
     person: Person,
     Shared(state): Shared<Arc<State>>,
     Extension(desk): Extension<Arc<Desk>>,
-    (Query(wish), Query(time), Query(filter), Query(choice), Query(links)): Asked,
+    (Query(wish), Query(time), Query(filter), Query(choice), Query(links), Query(letters)): Asked,
     headers: HeaderMap,
 ) -> Response {
     let Ok(place) = Arc::clone(&desk.streams).try_acquire_owned() else {
@@ -129,7 +156,7 @@ pub async fn stream(
         .collect();
     let feed = Feed {
         changes: state.bus.subscribe(),
-        view: View { wish, time, filter, choice, links, may_operate: person.role >= Role::Operator },
+        view: View { wish, time, filter, choice, links, letters, may_operate: person.role >= Role::Operator },
         state,
         desk,
         topics,
@@ -216,7 +243,13 @@ impl Feed {
             tokio::select! {
                 change = self.changes.recv() => self.note(change),
                 () = sleep_until(self.not_before), if round_is_due => self.round().await,
-                _ = self.heartbeat.tick() => self.beat(),
+                _ = self.heartbeat.tick() => {
+                    // What other processes count is not told here; it is looked at while somebody watches.
+                    if matches!(self.view.wish.page, Page::Pipeline) {
+                        self.stale.insert(Change::RollupsChanged);
+                    }
+                    self.beat();
+                }
                 _ = self.look_anyway.tick() => self.stale.extend(Change::ALL),
                 () = sleep_until(self.ends) => self.end(),
                 () = stop.cancelled() => self.end(),
@@ -267,11 +300,11 @@ impl Feed {
         if concerned.is_empty() {
             return;
         }
-        let picture = match self.desk.picture(&self.state, &self.view.time).await {
-            Ok(picture) => picture,
+        let (picture, beside) = match self.look().await {
+            Ok(seen) => seen,
             Err(error) => {
                 // Silence makes the page stale, which says it better than half a page would.
-                tracing::warn!(code = "web.live_read_failed", %error, "a live page could not be read");
+                tracing::warn!(code = "web.live_read_failed", ?error, "a live page could not be read");
                 self.stale = stale;
                 self.not_before = Instant::now() + HEARTBEAT;
                 return;
@@ -279,7 +312,7 @@ impl Feed {
         };
         self.newest_ms = picture.newest_ms().unwrap_or(0);
         for topic in &concerned {
-            let Some(block) = self.block(topic, &picture) else { continue };
+            let Some(block) = self.block(topic, &picture, &beside) else { continue };
             let mut hasher = DefaultHasher::new();
             block.html().hash(&mut hasher);
             let hash = hasher.finish();
@@ -291,10 +324,45 @@ impl Feed {
         self.beat();
     }
 
-    fn block(&self, topic: &str, picture: &Picture) -> Option<Block> {
+    /// Reads the picture and what the page shows beside it.
+    async fn look(&self) -> Result<(Picture, Beside), ApiError> {
+        let (state, view) = (&self.state, &self.view);
+        let picture = self.desk.picture(state, &view.time).await?;
+        let beside = match view.wish.page {
+            Page::Pipeline => {
+                Beside::Pipeline(Box::new(Sight::read(state, &self.desk.looks, &view.letters).await?))
+            }
+            Page::Probe => {
+                let id = view.choice.probe.as_deref().unwrap_or_default();
+                match counting::known_probe(state, &picture, id).await {
+                    Ok(known) => Beside::Probe(known),
+                    // One that is forgotten while its page is open shows what is left of it.
+                    Err(ApiError::NotFound(_)) => Beside::Probe(None),
+                    Err(error) => return Err(error),
+                }
+            }
+            Page::Tokens => Beside::Tokens(counting::known_tokens(state, view.may_operate).await?),
+            _ => Beside::Nothing,
+        };
+        Ok((picture, beside))
+    }
+
+    fn block(&self, topic: &str, picture: &Picture, beside: &Beside) -> Option<Block> {
         let view = &self.view;
         if topic == "horizon" {
             return Some(horizon::block(picture));
+        }
+        match beside {
+            Beside::Nothing => {}
+            Beside::Pipeline(sight) => {
+                return pipeline::block(topic, picture, sight, &view.letters, view.may_operate);
+            }
+            Beside::Probe(known) => {
+                return probe::block(topic, picture, view.choice.probe.as_deref()?, known.as_ref());
+            }
+            Beside::Tokens(known) => {
+                return tokens::block(topic, picture, known.as_deref(), view.may_operate);
+            }
         }
         match (view.wish.page, &view.wish.machine) {
             (Page::Overview, _) => overview::block(topic, picture),
@@ -303,6 +371,7 @@ impl Feed {
             (Page::Topology, _) => topology::block(topic, picture, &view.links),
             (Page::Network, _) => network::block(topic, picture, &view.choice),
             (Page::Settings, _) => settings::block(topic, picture, view.may_operate),
+            (Page::Pipeline | Page::Probe | Page::Tokens, _) => None,
         }
     }
 
@@ -348,97 +417,5 @@ impl Feed {
         let message = PointsMessage { from, to, reset, charts: messages };
         let data = serde_json::to_string(&message).expect("points are numbers and short texts");
         self.push("points", data);
-    }
-}
-
-/// Whether a block may look different after a change.
-fn concerns(change: Change, topic: &str) -> bool {
-    match change {
-        Change::SettingsChanged => true,
-        Change::RosterChanged => matches!(
-            topic,
-            "verdict"
-                | "figures"
-                | "tiles"
-                | "alerts"
-                | "machines"
-                | "discovered"
-                | "issues"
-                | "identity"
-                | "topology"
-                | "links"
-                | "link"
-        ),
-        Change::NodeSampled => matches!(
-            topic,
-            "verdict"
-                | "figures"
-                | "first"
-                | "tiles"
-                | "alerts"
-                | "events"
-                | "machines"
-                | "topology"
-                | "machine-charts"
-                | "issues"
-                | "cores"
-                | "disks"
-                | "interfaces"
-                | "sensors"
-                | "identity"
-        ),
-        Change::RollupsChanged => matches!(
-            topic,
-            "verdict"
-                | "horizon"
-                | "figures"
-                | "first"
-                | "verdicts"
-                | "experience"
-                | "matrix"
-                | "waterfall"
-                | "percentiles"
-                | "voice"
-                | "resolvers"
-                | "targets"
-                | "probes"
-        ),
-        Change::DiagnosesChanged => matches!(
-            topic,
-            "verdict"
-                | "horizon"
-                | "first"
-                | "verdicts"
-                | "experience"
-                | "events"
-                | "matrix"
-                | "waterfall"
-                | "percentiles"
-                | "resolvers"
-                | "targets"
-        ),
-        Change::TargetsChanged => matches!(topic, "verdict" | "first" | "events" | "matrix" | "targets"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_topic_of_every_page_is_renewed_by_some_change() {
-        let pages = [
-            overview::TOPICS,
-            machines::TOPICS,
-            machine::TOPICS,
-            topology::TOPICS,
-            network::TOPICS,
-            settings::TOPICS,
-            "verdict,horizon",
-        ];
-        let news = Change::ALL.into_iter().filter(|change| *change != Change::SettingsChanged);
-        for topic in pages.iter().flat_map(|topics| topics.split(',')) {
-            assert!(news.clone().any(|change| concerns(change, topic)), "{topic} would never change");
-        }
     }
 }

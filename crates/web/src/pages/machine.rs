@@ -299,6 +299,8 @@ struct Identity {
     cpu: String,
     kernel: String,
     roles: Vec<String>,
+    /// Where the page of its probe is, if it is one.
+    probe: Option<String>,
     addresses: Vec<String>,
     trust: String,
     buffered: String,
@@ -314,6 +316,10 @@ fn identity(picture: &Picture, machine: &Machine) -> Block {
         cpu: node.identity.cpu.clone(),
         kernel: node.identity.kernel.clone(),
         roles: node.roles.clone(),
+        probe: picture
+            .probes()
+            .contains(&node.node_id.as_str())
+            .then(|| picture.scene.span.link(&frame::probe_link(node.node_id.as_str()))),
         addresses: node.identity.addresses.iter().take(8).cloned().collect(),
         trust: words::trust(&node.links),
         buffered: words::buffered(&node.links),

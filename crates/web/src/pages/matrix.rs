@@ -5,7 +5,7 @@ use caelum_model::{diagnosis::Label, event::Family, rollup::Measure};
 
 use super::{
     block::Block,
-    format,
+    format, frame,
     network::{self, Choice},
     picture::{PairNow, Picture},
 };
@@ -79,6 +79,7 @@ struct Cell {
 
 struct MatrixRow {
     probe: String,
+    href: String,
     resolver: String,
     cells: Vec<Option<Cell>>,
 }
@@ -142,6 +143,7 @@ pub fn block(picture: &Picture, choice: &Choice) -> Block {
             let resolver = newest.and_then(|pair| pair.recent.last.resolver.as_deref());
             MatrixRow {
                 probe: picture.probe_name(probe).to_owned(),
+                href: span.link(&frame::probe_link(probe)),
                 resolver: resolver.map_or_else(String::new, |resolver| {
                     format!("resolver {}", resolver.strip_suffix(":53").unwrap_or(resolver))
                 }),

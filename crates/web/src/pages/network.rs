@@ -13,6 +13,7 @@ use super::{
     matrix,
     overview::{self, Figure, Figures},
     picture::{PairNow, Picture},
+    pipeline,
     plot::Spark,
     waterfall, words,
 };
@@ -59,6 +60,7 @@ pub fn chosen<'a>(picture: &'a Picture, choice: &Choice) -> Option<&'a PairNow> 
 struct Page {
     frame: Frame,
     theme: Theme,
+    tabs: Block,
     figures: Block,
     matrix: Block,
     waterfall: Block,
@@ -75,6 +77,7 @@ pub fn page(picture: &Picture, reader: Reader, choice: &Choice) -> impl Template
     Page {
         frame: Frame::new(picture, reader, Place::Network, "Network", verdict, &path(choice), TOPICS),
         theme,
+        tabs: pipeline::tabs(picture, "/network"),
         figures: figures(picture),
         matrix: matrix::block(picture, choice),
         waterfall: waterfall::block(picture, choice),

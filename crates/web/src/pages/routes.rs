@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use super::{
-    assets, charts,
+    assets, charts, counting,
     format::Zone,
     frame::{self, Reader, Theme},
     gate::{self, Login, Notice},
@@ -24,6 +24,7 @@ use super::{
     live, machine, machines, network, overview,
     picture::{Machine, Picture, Scene},
     range::{Span, TimeQuery},
+    rates::Looks,
     settings, topology, visits,
 };
 use crate::{
@@ -45,6 +46,8 @@ pub struct Desk {
     pub zone: Zone,
     /// Places for live streams.
     pub streams: Arc<Semaphore>,
+    /// Counters of the pipeline as readers saw them.
+    pub looks: Looks,
 }
 
 impl Desk {
@@ -77,12 +80,14 @@ pub fn router() -> Router<Arc<State>> {
         history: History::default(),
         zone: Zone::system(),
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        looks: Looks::default(),
     });
     Router::new()
         .route("/", get(show_overview))
         .route("/machines", get(show_machines))
         .route("/machines/{name}", get(show_machine))
         .merge(visits::router())
+        .merge(counting::router())
         .route("/topology", get(show_topology))
         .route("/network", get(show_network))
         .route("/settings", get(async || Redirect::to("/settings/targets")))
@@ -146,7 +151,7 @@ pub async fn not_found(method: Method, OriginalUri(uri): OriginalUri, headers: H
     ApiError::NotFound("path").into_response()
 }
 
-fn reader(person: &Person, headers: &HeaderMap) -> Reader {
+pub(super) fn reader(person: &Person, headers: &HeaderMap) -> Reader {
     Reader {
         name: person.name.clone(),
         may_operate: person.role >= Role::Operator,
@@ -154,7 +159,7 @@ fn reader(person: &Person, headers: &HeaderMap) -> Reader {
     }
 }
 
-fn draw(result: Result<impl Template, ApiError>, headers: HeaderMap) -> Response {
+pub(super) fn draw(result: Result<impl Template, ApiError>, headers: HeaderMap) -> Response {
     match result {
         Ok(template) => frame::page(StatusCode::OK, &template),
         Err(error) => Trouble { error, headers }.into_response(),

@@ -10,6 +10,7 @@ use super::{
     frame::{self, Frame, Moment, Place, Reader, Theme},
     mark::Status,
     picture::Picture,
+    pipeline,
     words::Verdict,
 };
 
@@ -78,7 +79,15 @@ struct Targets {
 #[derive(Template)]
 #[template(path = "blocks/probes.html")]
 struct Probes {
-    rows: Vec<(String, String, Status, String)>,
+    rows: Vec<ProbeRow>,
+}
+
+struct ProbeRow {
+    href: String,
+    name: String,
+    said: String,
+    status: Status,
+    count: String,
 }
 
 #[derive(Template)]
@@ -86,6 +95,7 @@ struct Probes {
 struct Page {
     frame: Frame,
     theme: Theme,
+    tabs: Block,
     targets: Block,
     probes: Block,
     form: Form,
@@ -109,6 +119,7 @@ pub fn page(picture: &Picture, reader: Reader, form: Form, fault: Option<String>
             TOPICS,
         ),
         theme,
+        tabs: pipeline::settings_tabs("/settings/targets"),
         targets: targets(picture, may_operate),
         probes: probes(picture),
         form,
@@ -192,12 +203,13 @@ fn probes(picture: &Picture) -> Block {
                 |at| format!("heard {} ago", format::duration(scene.now_ms - at)),
             );
             let status = if newest.is_some() { Status::Ok } else { Status::Off };
-            (
-                picture.probe_name(probe).to_owned(),
+            ProbeRow {
+                href: scene.span.link(&frame::probe_link(probe)),
+                name: picture.probe_name(probe).to_owned(),
                 said,
                 status,
-                format!("{}\u{a0}in 5\u{a0}min", format::count(count)),
-            )
+                count: format!("{}\u{a0}in 5\u{a0}min", format::count(count)),
+            }
         })
         .collect();
     Block::render("probes", "Probes", &Probes { rows })

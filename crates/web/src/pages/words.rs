@@ -16,8 +16,10 @@ use super::{
 };
 
 mod cluster;
+mod pipeline;
 
 pub use cluster::{buffered, found, topology, trust};
+pub use pipeline::{letter_state, partition, pipeline, probe, reason, token_state, tokens, uncounted};
 
 /// The heading of a page with its line of context.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The HTTP side on a real store and queue, asked without a socket.
 
 mod api;
+mod counting;
 mod events;
 mod fixture;
 mod links;

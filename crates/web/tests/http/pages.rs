@@ -17,11 +17,11 @@ use tower::ServiceExt;
 
 use crate::fixture::{Fixture, NOW_MS};
 
-struct Answer {
-    status: StatusCode,
-    location: String,
+pub struct Answer {
+    pub status: StatusCode,
+    pub location: String,
     cookie: String,
-    html: String,
+    pub html: String,
 }
 
 async fn visit(fixture: &Fixture, request: axum::http::request::Builder, body: String) -> Answer {
@@ -44,11 +44,11 @@ async fn visit(fixture: &Fixture, request: axum::http::request::Builder, body: S
     Answer { status, location, cookie, html: String::from_utf8_lossy(&bytes).into_owned() }
 }
 
-async fn look(fixture: &Fixture, path: &str, cookie: &str) -> Answer {
+pub async fn look(fixture: &Fixture, path: &str, cookie: &str) -> Answer {
     visit(fixture, Request::get(path).header(header::COOKIE, cookie), String::new()).await
 }
 
-async fn post(fixture: &Fixture, path: &str, cookie: &str, form: &str) -> Answer {
+pub async fn post(fixture: &Fixture, path: &str, cookie: &str, form: &str) -> Answer {
     let request = Request::post(path)
         .header(header::COOKIE, cookie)
         .header(header::HOST, "caelum.test")
@@ -57,7 +57,7 @@ async fn post(fixture: &Fixture, path: &str, cookie: &str, form: &str) -> Answer
     visit(fixture, request, form.to_owned()).await
 }
 
-async fn signed_in(fixture: &Fixture, name: &str) -> String {
+pub async fn signed_in(fixture: &Fixture, name: &str) -> String {
     let answer = post(fixture, "/login", "", &format!("name={name}&password=correct+horse")).await;
     assert_eq!(answer.status, StatusCode::SEE_OTHER);
     answer.cookie.split(';').next().expect("a cookie").to_owned()
@@ -229,13 +229,13 @@ async fn a_theme_is_remembered_in_a_cookie_and_written_by_the_server() {
 }
 
 /// A stream with what it has said so far.
-struct Stream {
+pub struct Stream {
     body: Body,
     said: String,
 }
 
 impl Stream {
-    async fn open(fixture: &Fixture, cookie: &str, query: &str) -> Self {
+    pub async fn open(fixture: &Fixture, cookie: &str, query: &str) -> Self {
         let mut request = Request::get(format!("/api/live?{query}"))
             .header(header::COOKIE, cookie)
             .body(Body::empty())
@@ -253,7 +253,7 @@ impl Stream {
     }
 
     /// Reads until the stream says something, and answers with everything said up to there.
-    async fn until(&mut self, wanted: &str) -> String {
+    pub async fn until(&mut self, wanted: &str) -> String {
         for _ in 0..200 {
             if let Some(at) = self.said.find(wanted) {
                 let rest = self.said.split_off(at + wanted.len());

@@ -1,0 +1,4 @@
+//! Caelum on servers of others: what its operator meets with PostgreSQL.
+
+mod db;
+mod records;
