@@ -68,13 +68,17 @@ impl Load {
         let share = self.events.map_or(u64::MAX, |events| events.div_ceil(self.connections));
         let mut next_seq = vec![1_u64; own.len()];
         let mut body = String::new();
+        // A turn that is late is made up for by the next ones.
+        let mut pace = self.rate.map(|rate| {
+            let turn = (self.batch * self.connections) as f64 / rate.max(1) as f64;
+            tokio::time::interval(Duration::from_secs_f64(turn.max(1e-6)))
+        });
         for turn in (0..own.len()).cycle() {
             if begin.elapsed() >= self.time || done.accepted >= share {
                 break;
             }
-            if let Some(rate) = self.rate {
-                let due_s = done.accepted as f64 * self.connections as f64 / rate as f64;
-                tokio::time::sleep_until((begin + Duration::from_secs_f64(due_s)).into()).await;
+            if let Some(pace) = &mut pace {
+                pace.tick().await;
             }
             self.write_batch(&mut body, own[turn], next_seq[turn]);
             let asked = Instant::now();

@@ -17,6 +17,7 @@ use caelum_testkit::{
     measure::{option, sibling_binary},
     server::Plan,
 };
+use tokio::time::{MissedTickBehavior, interval};
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(5);
@@ -70,6 +71,10 @@ async fn at_rate(rate: u64, time: Duration) -> Result<String> {
 async fn look(sender: &Api, reader: &Api, until: Instant) -> Result<Vec<Duration>> {
     let mut probe = Numbered::new("bench-seen", 1);
     let mut seen_in = Vec::new();
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut turns = interval(PAUSE);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while Instant::now() < until {
         let event = probe.event("https://seen.example/", now_ms(), USUAL);
         let (status, answer) = sender.post_events("application/x-ndjson", ndjson([&event])).await?;
@@ -82,10 +87,11 @@ async fn look(sender: &Api, reader: &Api, until: Instant) -> Result<Vec<Duration
             if accepted_at.elapsed() > SEEN_MAX {
                 bail!("an event was accepted and not seen for {SEEN_MAX:?}");
             }
-            tokio::time::sleep(LOOK).await;
+            looks.tick().await;
         }
         seen_in.push(accepted_at.elapsed());
-        tokio::time::sleep(PAUSE).await;
+        turns.reset();
+        turns.tick().await;
     }
     Ok(seen_in)
 }
