@@ -27,6 +27,6 @@ fn ingests_and_aggregators_on_postgres_and_nats_lose_and_double_nothing_and_outl
 }
 
 #[test]
-fn a_cluster_of_three_nats_nodes_loses_and_doubles_nothing_when_nodes_are_killed() {
+fn parts_on_three_nats_nodes_of_which_one_dies_and_comes_back_lose_and_double_nothing() {
     exact(&["--set", "nats-cluster", "--kills", "12", "--seed", "13"]);
 }

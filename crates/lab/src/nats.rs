@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::{loopback, process::Process, wait};
 
 /// Most time a start or an election may take, on a machine that is busy with other tests.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(120);
 
 /// One server with its files; both are gone when it is dropped.
 #[derive(Debug)]

@@ -32,6 +32,8 @@ use stage::Stage;
 
 /// Most time that the senders may take to finish, and again the rows to be complete, once nobody is hurt.
 const CALM_MAX: Duration = Duration::from_secs(180);
+/// How long one node of a NATS cluster is away, ms.
+const NODE_AWAY_MS: u64 = 12_000;
 /// Pause of a sender between two batches.
 const SEND_PAUSE: Duration = Duration::from_millis(15);
 /// Pause before a batch is tried again.
@@ -154,6 +156,10 @@ pub async fn run(
     }
     let started = Instant::now();
     let mut faults = plan::faults(ordeal.seed, ordeal.kills, &stage.victims());
+    if let Some(victim) = stage.one_node() {
+        let wound = plan::Wound::Kill { away_ms: NODE_AWAY_MS };
+        faults.insert(faults.len() / 2, Fault { after_ms: 200, victim, wound });
+    }
     faults.extend(plan::absences(ordeal.absence_s.saturating_mul(1000), &stage.victims()));
     let progress = tell.clone();
     let (mut stage, tally) = tokio::task::spawn_blocking(move || hurt(stage, &faults, &progress))

@@ -170,7 +170,8 @@ pub fn faults(seed: u64, kills: usize, victims: &[Victim]) -> Vec<Fault> {
 
 /// Each backend away once, one after the other.
 pub fn absences(for_ms: u64, victims: &[Victim]) -> Vec<Fault> {
-    let backends = victims.iter().enumerate().filter(|(_, victim)| !victim.is_ours && for_ms > 0);
+    let can_be_away = |victim: &Victim| !victim.is_ours && victim.weight > 0 && for_ms > 0;
+    let backends = victims.iter().enumerate().filter(|(_, victim)| can_be_away(victim));
     backends.map(|(victim, _)| Fault { after_ms: 1_000, victim, wound: Wound::Absence { for_ms } }).collect()
 }
 

@@ -21,9 +21,7 @@ use crate::{
 const START: Duration = Duration::from_secs(60);
 /// Most time for an orderly end.
 const STOP: Duration = Duration::from_secs(20);
-/// Shortest absence of a NATS node: longer than the others take to elect a leader. A leader of nats-server
-/// 2.9 that is back sooner leads on with what it had written by then, and what it had acknowledged last is
-/// lost; `docs/operations.md` says what follows for whoever restarts nodes.
+/// Shortest absence of a NATS node: longer than the others take to elect a leader.
 const NODE_AWAY_MIN: Duration = Duration::from_secs(10);
 /// Time between looks at whose absence is over.
 const LOOK: Duration = Duration::from_millis(20);
@@ -324,9 +322,17 @@ impl Stage {
     pub fn victims(&self) -> Vec<Victim> {
         let victim = |place: &Place| match place {
             Place::Actor(_) => Victim { is_ours: true, weight: 4 },
+            // A node of a cluster is killed once, in the middle: see `one_node`.
+            Place::Nats(_) if matches!(self.nats, Nats::Cluster(_)) => Victim { is_ours: false, weight: 0 },
             Place::Nats(_) | Place::Postgres => Victim { is_ours: false, weight: 2 },
         };
         self.places.iter().map(victim).collect()
+    }
+
+    /// The node of a cluster that is killed once and comes back.
+    pub fn one_node(&self) -> Option<usize> {
+        let is_node = |place: &Place| matches!(place, Place::Nats(_));
+        matches!(self.nats, Nats::Cluster(_)).then(|| self.places.iter().position(is_node)).flatten()
     }
 
     /// What a victim is, without its number.
