@@ -1,7 +1,8 @@
 //! Emptying a probe's spool: what to send next, what may be forgotten, and when to try again.
 //!
 //! Rules:
-//! - Oldest first, one request at a time.
+//! - Oldest first, one request at a time. While many are behind, every second request carries the newest
+//!   instead: what is measured now is seen now, and the backlog takes twice as long.
 //! - Only `ack_through` lets the spool forget. An answer without one that reaches the request's end leaves
 //!   those events in the spool; they are sent again when [`RESEND_MS`] has passed without news.
 //! - After a failure the wait doubles from [`WAIT_MIN_MS`] to the given maximum, with jitter between half and
@@ -18,6 +19,18 @@ const RESEND_MS: i64 = 15_000;
 /// Events in a request at most.
 const BATCH_MAX: usize = 500;
 
+/// So many events behind, the newest are sent in between.
+const BACKLOG: u64 = 2 * BATCH_MAX as u64;
+
+/// The newest events, sent ahead of the backlog.
+#[derive(Clone, Copy, Debug)]
+struct Ahead {
+    /// The backlog ends here.
+    start: u64,
+    /// Accepted from there through here.
+    through: u64,
+}
+
 /// Where a drain stands.
 #[derive(Clone, Debug)]
 pub struct Drain {
@@ -29,6 +42,9 @@ pub struct Drain {
     not_before_ms: UnixMs,
     batch: usize,
     wait_max_ms: i64,
+    ahead: Option<Ahead>,
+    /// Whether the request under way is of the newest.
+    is_ahead: bool,
 }
 
 /// What to do about a request that was refused whole.
@@ -51,19 +67,53 @@ impl Drain {
             not_before_ms: UnixMs::MIN,
             batch: BATCH_MAX,
             wait_max_ms: wait_max_ms.max(WAIT_MIN_MS),
+            ahead: None,
+            is_ahead: false,
         }
     }
 
-    /// The next request: events after this number, at most so many. None while there is a wait.
-    pub fn next(&mut self, now_ms: UnixMs) -> Option<(u64, usize)> {
+    /// The next request: events after this number, at most so many. None while there is a wait. `newest` is the
+    /// last number in the spool.
+    pub fn next(&mut self, now_ms: UnixMs, newest: u64) -> Option<(u64, usize)> {
         if now_ms < self.not_before_ms {
             return None;
         }
         if self.resend_at_ms.is_some_and(|at_ms| now_ms >= at_ms) {
             self.resend_at_ms = None;
             self.sent_through = self.acked_through;
+            self.ahead = None;
+        }
+        if self.ahead.is_none() && newest.saturating_sub(self.sent_through) > BACKLOG {
+            self.ahead = Some(Ahead { start: newest, through: newest });
+        }
+        let was_ahead = std::mem::take(&mut self.is_ahead);
+        match self.ahead {
+            Some(ahead) if self.sent_through >= ahead.start => {
+                // The backlog is gone: go on behind what was sent ahead of it.
+                self.sent_through = self.sent_through.max(ahead.through);
+                self.ahead = None;
+            }
+            Some(ahead) if newest > ahead.through && !was_ahead => {
+                self.is_ahead = true;
+                return Some((ahead.through, self.batch));
+            }
+            Some(ahead) => {
+                let left = usize::try_from(ahead.start - self.sent_through).unwrap_or(usize::MAX);
+                return Some((self.sent_through, self.batch.min(left)));
+            }
+            None => {}
         }
         Some((self.sent_through, self.batch))
+    }
+
+    /// Gives up sending the newest first, if that is what the request under way did: what was wrong with it is
+    /// met again in its place. Answers whether it was.
+    pub fn fall_back(&mut self) -> bool {
+        let was_ahead = std::mem::take(&mut self.is_ahead);
+        if was_ahead {
+            self.ahead = None;
+        }
+        was_ahead
     }
 
     /// When to look again, if there is anything to wait for.
@@ -80,7 +130,10 @@ impl Drain {
         self.failures = 0;
         self.not_before_ms = UnixMs::MIN;
         self.batch = (self.batch * 2).min(BATCH_MAX);
-        self.sent_through = self.sent_through.max(last);
+        match &mut self.ahead {
+            Some(ahead) if self.is_ahead => ahead.through = ahead.through.max(last),
+            _ => self.sent_through = self.sent_through.max(last),
+        }
         // A server cannot acknowledge what was never sent.
         let ack = ack_through.map(|ack| ack.min(self.sent_through)).filter(|ack| *ack > self.acked_through);
         if let Some(ack) = ack {
@@ -126,9 +179,9 @@ mod tests {
     #[test]
     fn only_an_acknowledgement_lets_the_spool_forget() {
         let mut drain = Drain::new(0, 60_000);
-        assert_eq!(drain.next(0), Some((0, BATCH_MAX)));
+        assert_eq!(drain.next(0, 20), Some((0, BATCH_MAX)));
         assert_eq!(drain.accepted(10, None, 0), None);
-        assert_eq!(drain.next(1), Some((10, BATCH_MAX)), "newer events are not held up");
+        assert_eq!(drain.next(1, 20), Some((10, BATCH_MAX)), "newer events are not held up");
         assert_eq!(drain.accepted(20, Some(15), 1), Some(15));
         assert_eq!(drain.accepted(20, Some(99), 2), Some(20), "never more than was sent");
         assert_eq!(drain.next_wakeup(), None);
@@ -139,18 +192,50 @@ mod tests {
         let mut drain = Drain::new(0, 60_000);
         drain.accepted(10, Some(4), 0);
         assert_eq!(drain.next_wakeup(), Some(RESEND_MS));
-        assert_eq!(drain.next(RESEND_MS), Some((4, BATCH_MAX)));
+        assert_eq!(drain.next(RESEND_MS, 10), Some((4, BATCH_MAX)));
     }
 
     #[test]
     fn a_request_refused_whole_is_halved_down_to_its_bad_event() {
         let mut drain = Drain::new(0, 60_000);
         assert_eq!(drain.refused(500), Refused::Halve);
-        assert_eq!(drain.next(0), Some((0, 250)));
+        assert_eq!(drain.next(0, 500), Some((0, 250)));
         assert_eq!(drain.refused(1), Refused::SetAside);
     }
 
     proptest! {
+        #[test]
+        fn a_backlog_is_sent_whole_and_what_is_measured_meanwhile_does_not_wait_for_it(
+            backlog in 0u64..20_000, arrivals in proptest::collection::vec(0u64..40, 1..120)
+        ) {
+            let mut drain = Drain::new(0, 60_000);
+            let mut spooled = backlog;
+            let mut there = crate::ranges::RangeSet::default();
+            let mut waits: Vec<(u64, usize)> = Vec::new();
+            for request in 0..400 {
+                if let Some(arrived) = arrivals.get(request) {
+                    spooled += arrived;
+                    // What is there at the first request is the backlog.
+                    if request > 0 && *arrived > 0 {
+                        waits.push((spooled, request));
+                    }
+                }
+                let (after, most) = drain.next(0, spooled).expect("nobody waits");
+                let last = spooled.min(after + most as u64);
+                for number in after + 1..=last {
+                    there.insert(number);
+                }
+                if last > after {
+                    let ack = there.contiguous_from(1);
+                    let trimmed = drain.accepted(last, ack, 0);
+                    prop_assert!(trimmed <= ack, "never more is forgotten than is there");
+                }
+                waits.retain(|(number, _)| *number > 0 && !there.contains(*number));
+                prop_assert!(waits.iter().all(|(_, since)| request - since <= 3), "{waits:?} at {request}");
+            }
+            prop_assert!(spooled == 0 || there.contiguous_from(1) == Some(spooled));
+        }
+
         #[test]
         fn waits_grow_to_their_maximum_and_never_past_it(failures in 1usize..40, chance in 0.0..=1.0f64) {
             let mut drain = Drain::new(0, 60_000);
@@ -159,9 +244,9 @@ mod tests {
                 drain.failed(None, chance, now_ms);
                 let at_ms = drain.next_wakeup().expect("there is a wait");
                 prop_assert!((WAIT_MIN_MS / 2..=60_000).contains(&(at_ms - now_ms)));
-                prop_assert_eq!(drain.next(at_ms - 1), None);
+                prop_assert_eq!(drain.next(at_ms - 1, 9), None);
                 now_ms = at_ms;
-                prop_assert!(drain.next(now_ms).is_some());
+                prop_assert!(drain.next(now_ms, 9).is_some());
             }
             drain.failed(Some(90_000), chance, now_ms);
             prop_assert_eq!(drain.next_wakeup(), Some(now_ms + 90_000));

@@ -264,7 +264,7 @@ impl Ingest {
         if waiting >= self.config.backlog_events_max {
             return Err(IngestError::Overloaded {
                 reason: format!("{waiting} events are waiting to be counted"),
-                retry_after_ms: 2_000,
+                retry_after_ms: wait_for(waiting, self.config.backlog_events_max),
             });
         }
         let (rate, burst) = (self.config.rate_events_per_s, self.config.rate_burst_events);
@@ -365,6 +365,12 @@ impl Ingest {
         }
         work
     }
+}
+
+/// How long a sender should stay away: the longer, the further the backlog is past its bound.
+fn wait_for(waiting: u64, bound: u64) -> i64 {
+    let excess = waiting.saturating_sub(bound).saturating_mul(10) / bound.max(1);
+    2_000 + i64::try_from(excess.min(28)).unwrap_or(28) * 1_000
 }
 
 impl Memory {

@@ -104,7 +104,8 @@ impl Sender {
     /// Sends the next request, or gives up on it when `enough` is over: only the request is cut short, never
     /// the work on the spool. Answers whether there may be more to send at once.
     async fn send_next(&mut self, drain: &mut Drain, epoch: u64, enough: impl Future<Output = ()>) -> bool {
-        let Some((after, batch)) = drain.next(self.clock.now_ms()) else { return false };
+        let newest = self.spool.as_ref().map_or(0, |spool| spool.trimmed_through() + spool.len());
+        let Some((after, batch)) = drain.next(self.clock.now_ms(), newest) else { return false };
         let read = self.with_spool(move |spool| spool.read(after, batch, REQUEST_BYTES_MAX)).await;
         let entries = match read {
             Some(Ok(entries)) => entries,
@@ -152,6 +153,9 @@ impl Sender {
             tracing::warn!(code = "probe.not_sent", %error, waiting = entries.len(), "events stay in the spool");
             drain.failed(retry_after_ms, random_share(), now_ms);
             return false;
+        }
+        if drain.fall_back() {
+            return true;
         }
         if is_every_one_judged {
             set_aside(entries, error.rejected());
