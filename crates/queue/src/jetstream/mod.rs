@@ -124,6 +124,9 @@ impl JetStream {
         let operation = "read the queue";
         let Some(slot) = self.readers.get(usize::from(partition.0)) else { return Ok(Vec::new()) };
         let (slot, given) = &mut *slot.lock().await;
+        if self.shared.is_replicated() {
+            return self.read_agreed(partition, after, limit, operation).await;
+        }
         loop {
             self.shared.until_connected().await;
             let kept = slot.take().filter(|reader| reader.after() == after);
@@ -143,17 +146,6 @@ impl JetStream {
                 }
                 Err(error) => Err(error),
             };
-            let read = match (read, slot.as_ref().and_then(Reader::last)) {
-                (Ok(records), Some(last)) if self.shared.is_replicated() && !records.is_empty() => {
-                    let confirmed = self.shared.confirm(last).await;
-                    if confirmed.is_err() {
-                        // Nothing of it was given: the next reader begins at what was.
-                        (*slot, *given) = (None, Given::default());
-                    }
-                    confirmed.map(|()| records)
-                }
-                (read, _) => read,
-            };
             match read {
                 Ok(records) if records.is_empty() => {
                     self.shared.check_reaches(after, operation).await?;
@@ -168,6 +160,27 @@ impl JetStream {
                 Err(reason) => return Err(self.shared.unavailable(operation, &reason)),
             }
         }
+    }
+
+    /// Reads what the leader of a stream on several servers has, and gives it when they have agreed on it.
+    async fn read_agreed(
+        &self,
+        partition: PartitionId,
+        after: Offset,
+        limit: usize,
+        operation: &'static str,
+    ) -> Result<Vec<Record>, QueueError> {
+        self.shared.until_connected().await;
+        let unavailable = |reason: String| self.shared.unavailable(operation, &reason);
+        let read = reader::read_from_leader(&self.shared, partition, after, limit).await;
+        let (records, last) = read.map_err(unavailable)?;
+        let Some(last) = last else {
+            self.shared.check_reaches(after, operation).await?;
+            return Ok(records);
+        };
+        self.shared.confirm(last).await.map_err(unavailable)?;
+        self.shared.note_read(partition, &records);
+        Ok(records)
     }
 }
 

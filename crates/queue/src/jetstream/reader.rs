@@ -19,6 +19,7 @@ use std::{
 use async_nats::datetime::DateTime;
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use bytes::Bytes;
 use caelum_model::id::{Offset, PartitionId};
 use futures_util::StreamExt as _;
@@ -75,8 +76,6 @@ pub(super) struct Reader {
     begin: Offset,
     /// Its own count of what it has given.
     count: u64,
-    /// Place and time of the last message that the server gave.
-    last: Option<(u64, DateTime)>,
 }
 
 impl Reader {
@@ -107,18 +106,12 @@ impl Reader {
             .create_consumer_on_stream(config, &shared.stream)
             .await
             .map_err(|error| format!("no consumer can be made: {error}"))?;
-        Ok(Self { consumer, after, begin, count: 0, last: None })
+        Ok(Self { consumer, after, begin, count: 0 })
     }
 
     /// Where it would read on.
     pub(super) fn after(&self) -> Offset {
         self.after
-    }
-
-    /// Place and time of the last message that the server gave: the time is of its first leader and tells it
-    /// from another that has taken its place.
-    pub(super) fn last(&self) -> Option<(u64, DateTime)> {
-        self.last
     }
 
     /// What is there, at most `limit` records and some [`READ_BYTES_MAX`] bytes. Does not wait for more.
@@ -170,7 +163,6 @@ impl Reader {
             self.count += 1;
             fetched += 1;
             let offset = Offset(info.stream_sequence);
-            self.last = Some((info.stream_sequence, info.published));
             let named = message.headers.as_ref().and_then(|headers| headers.get(NATS_MESSAGE_ID));
             let name = digest(named.map_or("", |name| name.as_str()), offset);
             // A replica that is behind starts a consumer at its own end, which may be before what was asked.
@@ -193,6 +185,42 @@ impl Reader {
         }
         Ok(fetched)
     }
+}
+
+/// Reads a partition of a stream that several servers keep: record by record from the stream's leader. A
+/// consumer would live on any of the servers, and one that was away and catches up may pass over records that
+/// the others have. Answers with the place and the time of the last record, for [`Shared::confirm`].
+pub(super) async fn read_from_leader(
+    shared: &Shared,
+    partition: PartitionId,
+    after: Offset,
+    limit: usize,
+) -> Result<(Vec<Record>, Option<(u64, DateTime)>), String> {
+    let failed = |error: &dyn std::fmt::Display| format!("no records can be read: {error}");
+    let context = &shared.connection.jetstream;
+    let stream = context.get_stream_no_info(&shared.stream).await.map_err(|error| failed(&error))?;
+    let subject = stream::subject(&shared.stream, partition.0);
+    let (mut records, mut last, mut bytes, mut next) = (Vec::new(), None, 0, after.0.saturating_add(1));
+    while records.len() < limit && bytes < READ_BYTES_MAX {
+        let message = match stream.get_first_raw_message_by_subject(&subject, next).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
+            Err(error) => return Err(failed(&error)),
+        };
+        if message.sequence < next {
+            return Err(failed(&format!("asked from {next}, the server gave {}", message.sequence)));
+        }
+        next = message.sequence + 1;
+        last = Some((message.sequence, message.time));
+        bytes += message.payload.len();
+        let events = message.headers.get(EVENTS_HEADER).and_then(|events| events.as_str().parse().ok());
+        records.push(Record {
+            offset: Offset(message.sequence),
+            events: events.unwrap_or(0),
+            bytes: message.payload,
+        });
+    }
+    Ok((records, last))
 }
 
 /// Records without a name are known by their place.
