@@ -21,6 +21,7 @@ use std::collections::HashMap;
 use caelum_model::{
     UnixMs,
     access::ClientBinding,
+    details::{Details, HOPS_MAX, Hop},
     event::{ErrorStage, Event, Family, InterfaceType, SeqNo, Timings},
     id::ClientId,
     rollup::SeenRanges,
@@ -161,6 +162,7 @@ pub fn check(
         remote_ip: None,
         rtt: None,
         rpm: None,
+        details: None,
     };
     if is_1_1 {
         add_1_1(&mut event, json)?;
@@ -204,7 +206,42 @@ fn add_1_1(event: &mut Event, json: &EventJson<'_>) -> Result<(), Refusal> {
         }
         event.rtt = Some(rtt);
     }
+    event.details = details(json);
     Ok(())
+}
+
+/// What is known beside the timings, bounded. It decides nothing, so what does not fit is cut, not refused.
+fn details(json: &EventJson<'_>) -> Option<Box<Details>> {
+    let mut details = json.details.as_deref().cloned().unwrap_or_default();
+    if let Some(hops) = &json.path {
+        details.path = hops
+            .iter()
+            .map(|hop| Hop {
+                ttl: hop.ttl,
+                ip: hop.ip.clone(),
+                rtt_us: hop
+                    .rtt_ms
+                    .filter(|ms| (0.0..=STAGE_MAX_MS).contains(ms))
+                    .map(|ms| (ms * 1000.0) as u32),
+            })
+            .collect();
+    }
+    details.path.truncate(HOPS_MAX);
+    for hop in &mut details.path {
+        hop.ip = text(hop.ip.as_deref());
+    }
+    if let Some(web) = &mut details.web {
+        web.http_version = text(web.http_version.as_deref());
+        web.tls_version = text(web.tls_version.as_deref());
+        if let Some(certificate) = &mut web.certificate {
+            certificate.subject = text(Some(&certificate.subject)).unwrap_or_default();
+            certificate.issuer = text(Some(&certificate.issuer)).unwrap_or_default();
+        }
+    }
+    if let Some(condition) = &mut details.condition {
+        condition.interface = text(condition.interface.as_deref());
+    }
+    (!details.is_empty()).then(|| Box::new(details))
 }
 
 fn check_target(target: &str) -> Result<(), Refusal> {

@@ -69,6 +69,7 @@ fn event(seq: u64) -> Event {
         remote_ip: None,
         rtt: None,
         rpm: None,
+        details: None,
     }
 }
 

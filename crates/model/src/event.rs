@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{UnixMs, id::ClientId};
+use crate::{UnixMs, details::Details, id::ClientId};
 
 /// The stage of a measurement that failed. Timings of the stages before it are kept.
 #[derive(
@@ -206,6 +206,9 @@ pub struct Event {
     pub rtt: Option<Rtt>,
     /// Responsiveness under load, round trips per minute.
     pub rpm: Option<f64>,
+    /// What else is known, where the probe is one of ours.
+    #[serde(default)]
+    pub details: Option<Box<Details>>,
 }
 
 /// Events of one probe inside a [`Batch`].

@@ -4,7 +4,8 @@
 //! JSON they travel in. There is no behaviour beyond parsing one's own text form: decisions are made in
 //! `engine`, records are kept by `store`, bytes are moved by `drivers` and `queue`.
 //!
-//! Reading order: [`id`], [`event`], [`rollup`], [`diagnosis`], then [`host`], [`node`], [`target`],
+//! Reading order: [`id`], [`event`], [`details`], [`rollup`], [`diagnosis`], [`incident`], then [`host`],
+//! [`node`], [`target`], [`probe`],
 //! [`access`], [`config`], [`trace`] and [`wire`]; for discovery and links [`cluster`], [`beacon`], [`envelope`] and
 //! [`join`].
 
@@ -14,13 +15,16 @@ pub mod access;
 pub mod beacon;
 pub mod cluster;
 pub mod config;
+pub mod details;
 pub mod diagnosis;
 pub mod envelope;
 pub mod event;
 pub mod host;
 pub mod id;
+pub mod incident;
 pub mod join;
 pub mod node;
+pub mod probe;
 pub mod rollup;
 pub mod target;
 pub mod trace;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     UnixMs,
+    details::{Details, Hop},
     event::{ErrorStage, Family},
     id::{ClientId, PartitionId},
 };
@@ -17,7 +18,7 @@ pub const MINUTE_MS: i64 = 60_000;
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
 )]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Measure {
     /// Name resolution, ms.
@@ -40,11 +41,23 @@ pub enum Measure {
     Loss = 8,
     /// Responsiveness under load, round trips per minute.
     Rpm = 9,
+    /// One-way delay from the probe to the target, ms; as good as their clocks agree.
+    DelayOut = 10,
+    /// One-way delay from the target to the probe, ms; as good as their clocks agree.
+    DelayBack = 11,
+    /// Loss on the way to the target, percent.
+    LossOut = 12,
+    /// Loss on the way back, percent.
+    LossBack = 13,
+    /// Goodput of an upload, kbit/s.
+    Upload = 14,
+    /// Round trip while the line is loaded, ms.
+    Loaded = 15,
 }
 
 impl Measure {
     /// Every measure, in stored order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 16] = [
         Self::Dns,
         Self::Tcp,
         Self::Tls,
@@ -55,6 +68,12 @@ impl Measure {
         Self::Jitter,
         Self::Loss,
         Self::Rpm,
+        Self::DelayOut,
+        Self::DelayBack,
+        Self::LossOut,
+        Self::LossBack,
+        Self::Upload,
+        Self::Loaded,
     ];
 
     /// The wire spelling.
@@ -70,15 +89,30 @@ impl Measure {
             Self::Jitter => "jitter",
             Self::Loss => "loss",
             Self::Rpm => "rpm",
+            Self::DelayOut => "delay_out",
+            Self::DelayBack => "delay_back",
+            Self::LossOut => "loss_out",
+            Self::LossBack => "loss_back",
+            Self::Upload => "upload",
+            Self::Loaded => "loaded",
         }
     }
 
     /// The unit of its values.
     pub fn unit(self) -> &'static str {
         match self {
-            Self::Dns | Self::Tcp | Self::Tls | Self::Ttfb | Self::Total | Self::Rtt | Self::Jitter => "ms",
-            Self::Throughput => "kbit/s",
-            Self::Loss => "%",
+            Self::Dns
+            | Self::Tcp
+            | Self::Tls
+            | Self::Ttfb
+            | Self::Total
+            | Self::Rtt
+            | Self::Jitter
+            | Self::DelayOut
+            | Self::DelayBack
+            | Self::Loaded => "ms",
+            Self::Throughput | Self::Upload => "kbit/s",
+            Self::Loss | Self::LossOut | Self::LossBack => "%",
             Self::Rpm => "rpm",
         }
     }
@@ -148,6 +182,21 @@ pub struct LastSeen {
     pub remote_ip: Option<String>,
     /// Stage and detail of its failure, if it failed.
     pub error: Option<(ErrorStage, String)>,
+    /// What else is known: certificate, condition of the probe's machine. Its path is empty.
+    #[serde(default)]
+    pub details: Option<Box<Details>>,
+    /// The newest path that was traced in the window.
+    #[serde(default)]
+    pub path: Option<TracedPath>,
+}
+
+/// Hops towards a target at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TracedPath {
+    /// When it was traced.
+    pub ts_ms: UnixMs,
+    /// Hops, by time to live.
+    pub hops: Vec<Hop>,
 }
 
 /// Counters and distributions of one window.
@@ -210,6 +259,6 @@ mod tests {
             assert_eq!(Measure::from_number(measure as u8), Some(measure));
             assert_eq!(Measure::parse(measure.as_str()), Some(measure));
         }
-        assert_eq!(Measure::from_number(10), None);
+        assert_eq!(Measure::from_number(16), None);
     }
 }

@@ -29,6 +29,32 @@ pub enum TargetOrigin {
     Config,
     /// A person or program, over the API or the page.
     Api,
+    /// Another machine of the cluster, measured because the mesh is on. Never stored.
+    Mesh,
+}
+
+/// Most tags of a target or probe.
+pub const TAGS_MAX: usize = 32;
+/// Most bytes of a tag or group.
+pub const TAG_BYTES_MAX: usize = 64;
+
+/// Which probes measure a target: words that are compared with a probe's name, tags and group.
+///
+/// `all` or nothing selects every probe; otherwise one of the words must match and none of those with `!`
+/// before them may. `probe:NAME`, `tag:WORD` and `group:NAME` look in one place, a plain word in all three.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(transparent)]
+pub struct Selector(pub Vec<String>);
+
+/// What a target is held to, over a number of days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Objective {
+    /// A measurement is good if it succeeds within this time in all, ms.
+    pub within_ms: u32,
+    /// Share of good measurements that is promised, in hundredths of a percent: 9990 is 99.9 %.
+    pub promised_bp: u16,
+    /// Days over which the promise and its error budget are counted.
+    pub days: u16,
 }
 
 /// One target with the way it is measured.
@@ -36,7 +62,8 @@ pub enum TargetOrigin {
 pub struct Target {
     /// Identity of the setting.
     pub target_id: TargetId,
-    /// `https://host/path`, `http://…`, `tcp://host:port`, `dns://resolver/name` or `icmp://host`.
+    /// `https://host/path`, `http://…`, `tcp://host:port`, `dns://resolver/name`, `icmp://host` or
+    /// `stamp://host:port`.
     pub url: String,
     /// Name people use.
     pub name: String,
@@ -54,4 +81,50 @@ pub struct Target {
     pub enabled: bool,
     /// When it was added.
     pub created_at_ms: UnixMs,
+    /// Free words, to find and select by.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Site, provider or service that it shares with others: a place that an incident can be blamed on.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// Which probes measure it.
+    #[serde(default)]
+    pub probes: Selector,
+    /// What it is held to.
+    #[serde(default)]
+    pub objective: Option<Objective>,
+    /// Packets of a train (icmp and stamp); none means the usual number.
+    #[serde(default)]
+    pub packets: Option<u16>,
+    /// Time between traces of the path, s; none traces no path.
+    #[serde(default)]
+    pub trace_every_s: Option<u32>,
+    /// Time between measurements under load (http and https with a throughput object), s; none loads nothing.
+    #[serde(default)]
+    pub load_every_s: Option<u32>,
+}
+
+impl Target {
+    /// A target as it is when nothing but its URL is said: every 10 s, 5 s of patience, by every probe.
+    pub fn usual(target_id: TargetId, url: String, created_at_ms: UnixMs) -> Self {
+        Self {
+            target_id,
+            name: url.clone(),
+            url,
+            interval_s: 10,
+            timeout_ms: 5_000,
+            throughput_url: None,
+            families: Families::Any,
+            origin: TargetOrigin::Api,
+            enabled: true,
+            created_at_ms,
+            tags: Vec::new(),
+            group: None,
+            probes: Selector::default(),
+            objective: None,
+            packets: None,
+            trace_every_s: None,
+            load_every_s: None,
+        }
+    }
 }

@@ -131,6 +131,9 @@ pub struct EventJson<'a> {
     /// 1.1: traced path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<Vec<HopJson>>,
+    /// 1.1, ours: what else is known. Its own `path` stays empty: that travels in `path`.
+    #[serde(default, rename = "caelum", skip_serializing_if = "Option::is_none")]
+    pub details: Option<Box<crate::details::Details>>,
 }
 
 /// One event of a request that was refused while others were taken.

@@ -23,8 +23,8 @@ pub use address::{Address, InvalidAddress, PostgresAddress};
 pub use health::{Place, ReadsFrom, ReplicaHealth, StoreHealth, StoreStatus, TableStatus};
 pub use query::{
     AdmitOutcome, AggregatorBeat, AggregatorRound, CommitOutcome, DeadLetter, DeadLetterCount,
-    DeadLetterQuery, DeadLetterState, Ownership, PartitionStatus, PipelineTotals, ProbeSummary,
-    RevisedRollup, RollupQuery, StaleTier, TierCommit, WindowCommit,
+    DeadLetterQuery, DeadLetterState, IncidentQuery, Ownership, PartitionStatus, PipelineTotals,
+    ProbeSummary, RevisedRollup, RollupQuery, StaleTier, TierCommit, WindowCommit,
 };
 
 /// What a backend said, whatever it is.

@@ -317,3 +317,22 @@ pub(crate) fn summarise_probes(rows: Vec<(PartitionId, SeenRanges)>) -> Vec<Prob
     }
     probes
 }
+
+/// Which incidents.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IncidentQuery {
+    /// Only those that are open, or only those that are over.
+    pub is_open: Option<bool>,
+    /// Only of this label, as users spell it.
+    pub label: Option<String>,
+    /// Only of this type of entity.
+    pub entity_type: Option<String>,
+    /// Only those that were not over before this time.
+    pub from_ms: Option<UnixMs>,
+    /// Only those opened before this time.
+    pub to_ms: Option<UnixMs>,
+    /// Only those behind this one in the order of the list, newest first (the cursor of a list).
+    pub after: Option<(UnixMs, String)>,
+    /// At most so many.
+    pub limit: usize,
+}

@@ -10,16 +10,18 @@ use caelum_model::{
     diagnosis::{Diagnosis, PairStatus},
     event::Family,
     id::{ClientId, NodeId, Offset, PartitionId, TargetId},
+    incident::Incident,
     join::{Enrolment, JoinToken},
     node::{Node, NodePoint, Thresholds},
+    probe::ProbeSetting,
     rollup::{Rollup, RollupKey, SeenRanges},
     target::{Target, TargetOrigin},
 };
 
 use crate::{
     AdmitOutcome, AggregatorBeat, AggregatorRound, Backend, CommitOutcome, DeadLetter, DeadLetterCount,
-    DeadLetterQuery, Ownership, PartitionStatus, PipelineTotals, ProbeSummary, RevisedRollup, RollupQuery,
-    StaleTier, Store, StoreError, StoreHealth, StoreStatus, TierCommit, WindowCommit,
+    DeadLetterQuery, IncidentQuery, Ownership, PartitionStatus, PipelineTotals, ProbeSummary, RevisedRollup,
+    RollupQuery, StaleTier, Store, StoreError, StoreHealth, StoreStatus, TierCommit, WindowCommit,
 };
 
 macro_rules! answer {
@@ -127,11 +129,27 @@ records! {
     fn diagnoses(from_ms: UnixMs, to_ms: UnixMs, limit: usize) -> Vec<Diagnosis>;
     /// Verdicts on one pair on windows from a time on, oldest first.
     fn pair_diagnoses(client_id: &str, target: &str, family: Family, from_ms: UnixMs) -> Vec<Diagnosis>;
+    // incidents
+    /// Stores incidents as they stand now, and forgets those that a late window took back, in one write.
+    fn put_incidents(incidents: Vec<Incident>, withdrawn: Vec<String>);
+    /// Incidents, newest first.
+    fn incidents(query: IncidentQuery) -> Vec<Incident>;
+    /// The incident with this id.
+    fn incident(id: &str) -> Option<Incident>;
+    /// Forgets incidents that were over before a time.
+    fn drop_incidents(before_ms: UnixMs) -> usize;
     /// Forgets verdicts on windows from before a time.
     fn drop_diagnoses(before_ms: UnixMs) -> usize;
     /// Forgets how pairs stand that were judged last before a time.
     fn drop_pairs(before_ms: UnixMs) -> usize;
 
+    // probes
+    /// What is set for probes, by name; a probe without a setting has none here.
+    fn probe_settings() -> Vec<ProbeSetting>;
+    /// Sets it for one probe.
+    fn put_probe_setting(setting: ProbeSetting);
+    /// Forgets what was set for a probe. Answers false where nothing was.
+    fn remove_probe_setting(client_id: &ClientId) -> bool;
     // targets
     /// Every target, by URL.
     fn targets() -> Vec<Target>;
@@ -139,6 +157,9 @@ records! {
     fn target(target_id: &TargetId) -> Option<Target>;
     /// Adds a target. A second one for the same URL is refused with [`StoreError::Exists`].
     fn add_target(target: Target);
+    /// Replaces a target by its id. Answers false where there is none of that id; a URL that another target
+    /// has is refused with [`StoreError::Exists`].
+    fn update_target(target: Target) -> bool;
     /// Removes a target; its rollups stay. Answers false where there is none of that id.
     fn remove_target(target_id: &TargetId) -> bool;
     /// Replaces every target of the given origins by a new list; a URL that another origin already holds is

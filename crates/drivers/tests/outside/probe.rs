@@ -27,18 +27,7 @@ const LONG: Duration = Duration::from_secs(1);
 const LONG_MS: f64 = 1_000.0;
 
 fn target(url: impl Into<String>) -> Target {
-    Target {
-        target_id: TargetId::parse("t").unwrap(),
-        url: url.into(),
-        name: "a target".to_owned(),
-        interval_s: 10,
-        timeout_ms: 5_000,
-        throughput_url: None,
-        families: Families::Any,
-        origin: TargetOrigin::Config,
-        enabled: true,
-        created_at_ms: 0,
-    }
+    Target { origin: TargetOrigin::Config, ..Target::usual(TargetId::parse("t").unwrap(), url.into(), 0) }
 }
 
 fn resolved_by(servers: &[SocketAddr]) -> Names {

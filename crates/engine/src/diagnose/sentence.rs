@@ -115,6 +115,12 @@ fn name_of(measure: Measure) -> &'static str {
         Measure::Jitter => "jitter",
         Measure::Loss => "loss",
         Measure::Rpm => "responsiveness",
+        Measure::DelayOut => "the delay out",
+        Measure::DelayBack => "the delay back",
+        Measure::LossOut => "loss out",
+        Measure::LossBack => "loss back",
+        Measure::Upload => "the upload",
+        Measure::Loaded => "the round trip under load",
     }
 }
 

@@ -4,9 +4,10 @@ use std::{cmp::Ordering, collections::BTreeMap};
 
 use caelum_model::{
     UnixMs,
+    details::Details,
     event::{ErrorStage, Event},
     id::PartitionId,
-    rollup::{LastSeen, Measure, Rollup, RollupKey, RollupState},
+    rollup::{LastSeen, Measure, Rollup, RollupKey, RollupState, TracedPath},
 };
 
 use crate::sketch::{DecodeError, Histogram};
@@ -101,7 +102,30 @@ impl Cell {
                 self.record(Measure::Jitter, Some(rtt.jitter_ms));
             }
         }
+        if let Some(details) = &event.details {
+            self.count_details(details);
+        }
         self.look(event);
+    }
+
+    fn count_details(&mut self, details: &Details) {
+        if let Some(one_way) = &details.one_way {
+            let lost = |of: u32, reached: u32| {
+                (of > 0).then(|| f64::from(of.saturating_sub(reached)) * 100.0 / f64::from(of))
+            };
+            self.record(Measure::LossOut, lost(one_way.sent, one_way.reached));
+            self.record(Measure::LossBack, lost(one_way.reached, one_way.returned));
+            // Below zero the clocks disagree by more than the way takes, and neither direction means anything.
+            if one_way.returned > 0 && one_way.out_us >= 0 && one_way.back_us >= 0 {
+                self.record(Measure::DelayOut, Some(one_way.out_us as f64 / 1000.0));
+                self.record(Measure::DelayBack, Some(one_way.back_us as f64 / 1000.0));
+            }
+        }
+        if let Some(loaded) = &details.loaded {
+            self.record(Measure::Upload, loaded.upload_kbps.map(|kbps| kbps as f64));
+            let slowest_us = loaded.down_us.max(loaded.up_us);
+            self.record(Measure::Loaded, slowest_us.map(|us| f64::from(us) / 1000.0));
+        }
     }
 
     fn record(&mut self, measure: Measure, value: Option<f64>) {
@@ -121,10 +145,15 @@ impl Cell {
                 let mut candidate = LastSeen { ts_ms: event.ts_ms, ..LastSeen::default() };
                 take_over(&mut candidate, event);
                 if candidate > self.last {
+                    candidate.path = self.last.path.take();
                     self.last = candidate;
                 }
             }
             Ordering::Greater => take_over(&mut self.last, event),
+        }
+        if let Some(details) = event.details.as_deref().filter(|details| !details.path.is_empty()) {
+            let path = TracedPath { ts_ms: event.ts_ms, hops: details.path.clone() };
+            self.last.path = self.last.path.take().max(Some(path));
         }
     }
 
@@ -158,9 +187,11 @@ impl Cell {
             own.merge(others);
         }
         self.late_merged += other.late_merged;
+        let path = self.last.path.take().max(other.last.path.clone());
         if other.last > self.last {
             self.last = other.last.clone();
         }
+        self.last.path = path;
         self.state = self.state.min(other.state);
         self.version = self.version.saturating_add(other.version);
     }
@@ -219,6 +250,9 @@ fn take_over(last: &mut LastSeen, event: &Event) {
     last.resolver.clone_from(&event.resolver);
     last.remote_ip.clone_from(&event.remote_ip);
     last.error = event.error_stage.map(|stage| (stage, event.error_detail.clone().unwrap_or_default()));
+    // The path has a place of its own: it is traced less often than anything else is measured.
+    last.details =
+        event.details.as_deref().map(|details| Box::new(Details { path: Vec::new(), ..details.clone() }));
 }
 
 /// A short word of few kinds for a failure: its text with each number replaced by `#`, so that addresses and

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use caelum_model::{
+    details::{Details, Hop, Loaded, OneWay},
     event::{Batch, ClientEvents, ErrorStage, Event, Family, InterfaceType, Rtt, SeqNo, Timings},
     id::{ClientId, PartitionId},
     rollup::{MINUTE_MS, Measure, Rollup, RollupKey, RollupState, SeenRanges},
@@ -53,6 +54,30 @@ fn event(n: u32, ts_ms: i64, seq: Option<SeqNo>) -> Event {
             ..Rtt::default()
         }),
         rpm: None,
+        details: n.is_multiple_of(6).then(|| Box::new(details(n))),
+    }
+}
+
+fn details(n: u32) -> Details {
+    let one_way = OneWay {
+        sent: 10,
+        reached: 9,
+        returned: n % 10,
+        out_us: i64::from(n % 50) * 100 - 500,
+        back_us: 1_500,
+        ..OneWay::default()
+    };
+    let hops = vec![Hop { ttl: 1, ip: Some(format!("192.0.2.{}", n % 7)), rtt_us: Some(n) }];
+    Details {
+        one_way: Some(one_way),
+        loaded: n.is_multiple_of(12).then(|| Loaded {
+            idle_us: n,
+            down_us: Some(n * 10),
+            up_us: (n % 24 == 0).then_some(n * 20),
+            upload_kbps: (n % 24 == 0).then_some(1_000),
+        }),
+        path: if n.is_multiple_of(18) { hops } else { Vec::new() },
+        ..Details::default()
     }
 }
 
@@ -194,6 +219,17 @@ fn oracle(events: &[(ClientId, Event)]) -> BTreeMap<RollupKey, Facts> {
                         Measure::Jitter => rtt.map(|rtt| rtt.jitter_ms),
                         Measure::Loss => event.rtt.map(|rtt| rtt.loss_pct),
                         Measure::Rpm => event.rpm,
+                        Measure::DelayOut => clocked(event).map(|way| way.out_us as f64 / 1_000.0),
+                        Measure::DelayBack => clocked(event).map(|way| way.back_us as f64 / 1_000.0),
+                        Measure::LossOut => one_way(event).map(|way| f64::from(10 - way.reached) * 10.0),
+                        Measure::LossBack => one_way(event)
+                            .map(|way| f64::from(9_u32.saturating_sub(way.returned)) * 100.0 / 9.0),
+                        Measure::Upload => {
+                            loaded(event).and_then(|loaded| loaded.upload_kbps).map(|kbps| kbps as f64)
+                        }
+                        Measure::Loaded => loaded(event)
+                            .and_then(|loaded| loaded.up_us.or(loaded.down_us))
+                            .map(|us| f64::from(us) / 1_000.0),
                     };
                     if let Some(value) = value {
                         histogram.record(value).expect("measurable");
@@ -208,6 +244,19 @@ fn oracle(events: &[(ClientId, Event)]) -> BTreeMap<RollupKey, Facts> {
             (key, (total, total - errors, errors, by_stage, classes, distributions))
         })
         .collect()
+}
+
+fn one_way(event: &Event) -> Option<&OneWay> {
+    event.details.as_ref()?.one_way.as_ref()
+}
+
+/// A train that came back at all, with clocks that agree.
+fn clocked(event: &Event) -> Option<&OneWay> {
+    one_way(event).filter(|way| way.returned > 0 && way.out_us >= 0)
+}
+
+fn loaded(event: &Event) -> Option<&Loaded> {
+    event.details.as_ref()?.loaded.as_ref()
 }
 
 fn distinct(count: u32) -> Vec<(ClientId, Event)> {

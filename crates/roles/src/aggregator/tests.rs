@@ -126,6 +126,7 @@ fn event(ts_ms: i64, seq: SeqNo) -> Event {
         remote_ip: None,
         rtt: None,
         rpm: None,
+        details: None,
     }
 }
 

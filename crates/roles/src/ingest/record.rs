@@ -1,9 +1,11 @@
 //! The bytes of a record in the queue: one version byte, then a zstd frame of the batch in postcard form.
 //!
-//! Version 1 holds [`Batch`] as it stands in `model::event`; version 2 holds the same and behind it the traces
-//! that the record carries on. A record without traces is still written as version 1, which every version of
-//! Caelum reads. A change of those types that changes their postcard form is a new version here; the old ones
-//! stay readable until no queue can hold them.
+//! Version 3 holds [`Batch`] as it stands in `model::event` and behind it the traces that the record carries on.
+//! Versions 1 and 2 are read: their events say no [`Details`](caelum_model::details::Details), and version 1
+//! carries no traces. A change of those types that changes their postcard form is a new version here; the old
+//! ones stay readable until no queue can hold them.
+
+mod former;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -13,10 +15,12 @@ use caelum_model::{
     trace::TraceContext,
 };
 
-/// A batch alone.
+/// A batch without details.
 const PLAIN: u8 = 1;
-/// A batch, and the traces that it carries on.
+/// A batch without details, and the traces that it carries on.
 const TRACED: u8 = 2;
+/// A batch with details, and the traces that it carries on.
+const DETAILED: u8 = 3;
 /// zstd level: the fastest; higher ones buy little on events.
 const LEVEL: i32 = 1;
 /// Most bytes of a record after decompression; a request is bounded far below.
@@ -27,7 +31,7 @@ const BYTES_MAX: usize = 256 << 20;
 pub enum RecordError {
     /// Written by a version that is not known here.
     #[error(
-        "the record has version {0:?}, and only {PLAIN} and {TRACED} are known; run the newer version of Caelum"
+        "the record has version {0:?}, and only {PLAIN} to {DETAILED} are known; run the newer version of Caelum"
     )]
     Version(Option<u8>),
     /// Damaged on its way.
@@ -55,12 +59,8 @@ pub fn encode(batch: &Batch) -> Bytes {
 /// The stored form of a batch and of the traces that it carries on.
 pub fn encode_traced(batch: &Batch, traces: &[TraceContext]) -> Bytes {
     let mut plain = postcard::to_stdvec(batch).expect("a batch in memory has a postcard form");
-    let mut bytes = vec![PLAIN];
-    if !traces.is_empty() {
-        bytes[0] = TRACED;
-        let traces = postcard::to_stdvec(traces).expect("traces in memory have a postcard form");
-        plain.extend_from_slice(&traces);
-    }
+    plain.extend(postcard::to_stdvec(traces).expect("traces in memory have a postcard form"));
+    let mut bytes = vec![DETAILED];
     let mut frame =
         zstd::bulk::compress(&plain, LEVEL).expect("compressing into a buffer of its own size cannot fail");
     bytes.append(&mut frame);
@@ -112,18 +112,29 @@ pub fn key(batch: &Batch) -> String {
 pub fn decode(bytes: &[u8]) -> Result<Stored, RecordError> {
     match bytes.split_first() {
         Some((&PLAIN, frame)) => {
-            let batch = postcard::from_bytes(&inflate(frame)?).map_err(RecordError::Content)?;
-            Ok(Stored { batch, traces: Vec::new() })
+            let batch: former::Batch =
+                postcard::from_bytes(&inflate(frame)?).map_err(RecordError::Content)?;
+            Ok(Stored { batch: batch.into(), traces: Vec::new() })
         }
         Some((&TRACED, frame)) => {
             let plain = inflate(frame)?;
+            let (batch, rest): (former::Batch, _) =
+                postcard::take_from_bytes(&plain).map_err(RecordError::Content)?;
+            Ok(Stored { batch: batch.into(), traces: traces_of(rest)? })
+        }
+        Some((&DETAILED, frame)) => {
+            let plain = inflate(frame)?;
             let (batch, rest) = postcard::take_from_bytes(&plain).map_err(RecordError::Content)?;
-            let mut traces: Vec<TraceContext> = postcard::from_bytes(rest).map_err(RecordError::Content)?;
-            traces.truncate(CARRIED_MAX);
-            Ok(Stored { batch, traces })
+            Ok(Stored { batch, traces: traces_of(rest)? })
         }
         other => Err(RecordError::Version(other.map(|(version, _)| *version))),
     }
+}
+
+fn traces_of(bytes: &[u8]) -> Result<Vec<TraceContext>, RecordError> {
+    let mut traces: Vec<TraceContext> = postcard::from_bytes(bytes).map_err(RecordError::Content)?;
+    traces.truncate(CARRIED_MAX);
+    Ok(traces)
 }
 
 fn inflate(frame: &[u8]) -> Result<Vec<u8>, RecordError> {
@@ -213,6 +224,7 @@ mod tests {
             remote_ip: None,
             rtt: None,
             rpm: None,
+            details: None,
         }
     }
 
@@ -234,11 +246,10 @@ mod tests {
     }
 
     #[test]
-    fn traces_make_a_record_of_the_second_version_and_one_without_stays_of_the_first() {
+    fn traces_travel_behind_the_batch() {
         let batch = Batch { recv_ts_ms: 1, clients: Vec::new() };
         let traces = vec![TraceContext { trace_id: [1; 16], span_id: [2; 8], is_sampled: true }];
         let bytes = encode_traced(&batch, &traces);
-        assert_eq!((bytes[0], encode_traced(&batch, &[])[0]), (2, 1));
         assert_eq!(
             decode(&bytes).expect("reads back"),
             Stored { batch: batch.clone(), traces: traces.clone() }
@@ -246,5 +257,24 @@ mod tests {
         assert!(decode(&bytes[..bytes.len() - 3]).is_err());
         let [(_, whole)] = &encode_within(batch, &traces, 1 << 20)[..] else { panic!("one record") };
         assert_eq!(decode(whole).expect("reads back").traces, traces);
+    }
+
+    #[test]
+    fn records_of_former_versions_are_read() {
+        let client_id = ClientId::parse("probe-1").expect("valid");
+        let events = vec![event(1, "https://box.example/".to_owned()), event(2, "icmp://box".to_owned())];
+        let refused = vec![SeqNo { epoch: 1, seq: 3 }];
+        let batch = Batch { recv_ts_ms: 1, clients: vec![ClientEvents { client_id, events, refused }] };
+        let traces = vec![TraceContext { trace_id: [1; 16], span_id: [2; 8], is_sampled: true }];
+        let former = |version: u8, traces: &[u8]| {
+            let mut plain = postcard::to_stdvec(&former::Batch::from(batch.clone())).expect("has a form");
+            plain.extend_from_slice(traces);
+            [vec![version], zstd::bulk::compress(&plain, LEVEL).expect("compresses")].concat()
+        };
+        let first = decode(&former(1, &[])).expect("reads the first version");
+        assert_eq!(first, Stored { batch: batch.clone(), traces: Vec::new() });
+        let behind = postcard::to_stdvec(&traces).expect("has a form");
+        let second = decode(&former(2, &behind)).expect("reads the second version");
+        assert_eq!(second, Stored { batch, traces });
     }
 }

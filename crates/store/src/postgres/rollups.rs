@@ -23,22 +23,27 @@ use crate::{CommitOutcome, Ownership, RevisedRollup, RollupQuery, StoreError, Wi
 
 const COLUMNS: &str = "width_ms, window_start_ms, client_id, target, family, partition, count_total, \
     count_success, count_error, errors_by_stage, errors_by_class, dns, tcp, tls, ttfb, total, throughput, \
-    rtt, jitter, loss, rpm, late_merged, last, state, version, updated_at_ms, rev";
+    rtt, jitter, loss, rpm, delay_out, delay_back, loss_out, loss_back, upload, loaded, late_merged, last, \
+    state, version, updated_at_ms, rev";
 /// Column of the first distribution; the others follow in the order of [`Measure::ALL`].
 const FIRST_DISTRIBUTION: usize = 11;
+/// The first column behind them.
+const AFTER: usize = FIRST_DISTRIBUTION + Measure::ALL.len();
 /// Rows of one statement: its parameters stay within a few megabytes.
 const ROWS_A_STATEMENT: usize = 2_000;
 /// The number of the commit comes from one row, which stays locked until the commit: numbers are seen in the
 /// order they were given.
-const PUT: &str = "with commit as (update revisions set newest = newest + $27 returning newest)
+const PUT: &str = "with commit as (update revisions set newest = newest + $33 returning newest)
     insert into rollups (width_ms, window_start_ms, client_id, target, family, partition, count_total,
         count_success, count_error, errors_by_stage, errors_by_class, dns, tcp, tls, ttfb, total, throughput,
-        rtt, jitter, loss, rpm, late_merged, last, state, version, updated_at_ms, rev)
+        rtt, jitter, loss, rpm, delay_out, delay_back, loss_out, loss_back, upload, loaded, late_merged, last,
+        state, version, updated_at_ms, rev)
     select given.*, commit.newest from commit, unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[],
         $5::smallint[], $6::integer[], $7::bigint[], $8::bigint[], $9::bigint[], $10::text[], $11::text[],
         $12::bytea[], $13::bytea[], $14::bytea[], $15::bytea[], $16::bytea[], $17::bytea[], $18::bytea[],
-        $19::bytea[], $20::bytea[], $21::bytea[], $22::bigint[], $23::text[], $24::text[], $25::bigint[],
-        $26::bigint[]) as given
+        $19::bytea[], $20::bytea[], $21::bytea[], $22::bytea[], $23::bytea[], $24::bytea[], $25::bytea[],
+        $26::bytea[], $27::bytea[], $28::bigint[], $29::text[], $30::text[], $31::bigint[], $32::bigint[])
+        as given
     on conflict (width_ms, window_start_ms, client_id, target, family) do update set
         partition = excluded.partition, count_total = excluded.count_total,
         count_success = excluded.count_success, count_error = excluded.count_error,
@@ -46,6 +51,8 @@ const PUT: &str = "with commit as (update revisions set newest = newest + $27 re
         dns = excluded.dns, tcp = excluded.tcp, tls = excluded.tls, ttfb = excluded.ttfb,
         total = excluded.total, throughput = excluded.throughput, rtt = excluded.rtt,
         jitter = excluded.jitter, loss = excluded.loss, rpm = excluded.rpm,
+        delay_out = excluded.delay_out, delay_back = excluded.delay_back, loss_out = excluded.loss_out,
+        loss_back = excluded.loss_back, upload = excluded.upload, loaded = excluded.loaded,
         late_merged = excluded.late_merged, last = excluded.last, state = excluded.state,
         version = excluded.version, updated_at_ms = excluded.updated_at_ms, rev = excluded.rev";
 
@@ -255,7 +262,9 @@ impl Postgres {
         let rows = session.rows(&sql, &[&rev, &limit(most)]).await?;
         let rows = rows
             .iter()
-            .map(|row| Ok(RevisedRollup { rev: session.get(row, 26)?, rollup: rollup_of(&session, row)? }))
+            .map(|row| {
+                Ok(RevisedRollup { rev: session.get(row, AFTER + 5)?, rollup: rollup_of(&session, row)? })
+            })
             .collect::<Result<_, StoreError>>()?;
         // Whoever saw these changes reads what belongs to them next.
         self.written(session).await?;
@@ -338,7 +347,7 @@ fn rollup_of(session: &Session, row: &Row) -> Result<Rollup, StoreError> {
             distributions.insert(measure, bytes);
         }
     }
-    let state: String = session.get(row, 23)?;
+    let state: String = session.get(row, AFTER + 2)?;
     Ok(Rollup {
         key: key_of(session, row)?,
         partition: partition(session, row, 5)?,
@@ -348,11 +357,11 @@ fn rollup_of(session: &Session, row: &Row) -> Result<Rollup, StoreError> {
         errors_by_stage: from_json(operation, row, 9)?,
         errors_by_class: from_json(operation, row, 10)?,
         distributions,
-        late_merged: unsigned(operation, row, 21)?,
-        last: from_json(operation, row, 22)?,
+        late_merged: unsigned(operation, row, AFTER)?,
+        last: from_json(operation, row, AFTER + 1)?,
         // A state written by a newer version is at least not final.
         state: RollupState::parse(&state).unwrap_or(RollupState::Provisional),
-        version: u32::try_from(session.get::<i64>(row, 24)?).unwrap_or(u32::MAX),
-        updated_at_ms: session.get(row, 25)?,
+        version: u32::try_from(session.get::<i64>(row, AFTER + 3)?).unwrap_or(u32::MAX),
+        updated_at_ms: session.get(row, AFTER + 4)?,
     })
 }

@@ -42,6 +42,25 @@ impl Postgres {
         }
     }
 
+    /// Replaces a target by its id. Answers false where there is none of that id; a URL that another target
+    /// has is refused with [`StoreError::Exists`].
+    pub async fn update_target(&self, target: Target) -> Result<bool, StoreError> {
+        let session = self.session("change a target").await?;
+        let changed = session
+            .execute(
+                "update targets set url = $2, document = $3 where target_id = $1",
+                &[&target.target_id.as_str(), &target.url, &to_json(&target)],
+            )
+            .await;
+        match changed {
+            Ok(count) => Ok(count > 0),
+            Err(error) if error.is_conflict() => {
+                Err(StoreError::Exists { what: format!("the target {}", target.url) })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes a target; its rollups stay. Answers false where there is none of that id.
     pub async fn remove_target(&self, target_id: &TargetId) -> Result<bool, StoreError> {
         let session = self.session("remove a target").await?;

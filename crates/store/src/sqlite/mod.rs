@@ -17,11 +17,13 @@
 mod coordination;
 mod dead_letters;
 mod enrolments;
+mod incidents;
 mod look;
 mod migrate;
 mod nodes;
 mod partitions;
 mod people;
+mod probes;
 mod rollups;
 mod seen;
 mod settings;

@@ -16,9 +16,12 @@ use crate::{CommitOutcome, Ownership, RevisedRollup, RollupQuery, StoreError, Wi
 
 const COLUMNS: &str = "width_ms, window_start_ms, client_id, target, family, partition, count_total, \
     count_success, count_error, errors_by_stage, errors_by_class, dns, tcp, tls, ttfb, total, throughput, \
-    rtt, jitter, loss, rpm, late_merged, last, state, version, updated_at_ms, rev";
+    rtt, jitter, loss, rpm, delay_out, delay_back, loss_out, loss_back, upload, loaded, late_merged, last, \
+    state, version, updated_at_ms, rev";
 /// Column of the first distribution; the others follow in the order of [`Measure::ALL`].
 const FIRST_DISTRIBUTION: usize = 11;
+/// The first column behind them.
+const AFTER: usize = FIRST_DISTRIBUTION + Measure::ALL.len();
 
 impl Sqlite {
     /// Stores what an aggregator changed, if it still owns the partition and the offset is where it left it.
@@ -213,7 +216,7 @@ impl Sqlite {
                     "select {COLUMNS} from rollups where rev > ?1 order by rev limit ?2"
                 ))?
                 .query_map(params![rev, limit as i64], |row| {
-                    Ok(RevisedRollup { rev: row.get(26)?, rollup: rollup_of(row)? })
+                    Ok(RevisedRollup { rev: row.get(AFTER + 5)?, rollup: rollup_of(row)? })
                 })?
                 .collect()
         })
@@ -257,7 +260,8 @@ pub(super) fn put_rollups(transaction: &Transaction<'_>, rollups: &[Rollup]) -> 
         .query_row([], |row| row.get(0))?;
     let mut statement = transaction.prepare_cached(&format!(
         "insert or replace into rollups ({COLUMNS}) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, \
-         ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27)"
+         ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, \
+         ?33)"
     ))?;
     for row in rollups {
         let blob = |measure: Measure| row.distributions.get(&measure);
@@ -283,6 +287,12 @@ pub(super) fn put_rollups(transaction: &Transaction<'_>, rollups: &[Rollup]) -> 
             blob(Measure::Jitter),
             blob(Measure::Loss),
             blob(Measure::Rpm),
+            blob(Measure::DelayOut),
+            blob(Measure::DelayBack),
+            blob(Measure::LossOut),
+            blob(Measure::LossBack),
+            blob(Measure::Upload),
+            blob(Measure::Loaded),
             row.late_merged as i64,
             to_json(&row.last),
             row.state.as_str(),
@@ -301,7 +311,7 @@ fn rollup_of(row: &Row<'_>) -> rusqlite::Result<Rollup> {
             distributions.insert(measure, bytes);
         }
     }
-    let state: String = row.get(23)?;
+    let state: String = row.get(AFTER + 2)?;
     Ok(Rollup {
         key: RollupKey {
             width_ms: row.get(0)?,
@@ -317,11 +327,11 @@ fn rollup_of(row: &Row<'_>) -> rusqlite::Result<Rollup> {
         errors_by_stage: from_json(9, &row.get::<_, String>(9)?)?,
         errors_by_class: from_json(10, &row.get::<_, String>(10)?)?,
         distributions,
-        late_merged: unsigned(row, 21)?,
-        last: from_json(22, &row.get::<_, String>(22)?)?,
+        late_merged: unsigned(row, AFTER)?,
+        last: from_json(AFTER + 1, &row.get::<_, String>(AFTER + 1)?)?,
         // A state written by a newer version is at least not final.
         state: RollupState::parse(&state).unwrap_or(RollupState::Provisional),
-        version: row.get(24)?,
-        updated_at_ms: row.get(25)?,
+        version: row.get(AFTER + 3)?,
+        updated_at_ms: row.get(AFTER + 4)?,
     })
 }

@@ -41,6 +41,23 @@ impl Sqlite {
         })
     }
 
+    /// Replaces a target by its id. Answers false where there is none of that id; a URL that another target
+    /// has is refused with [`StoreError::Exists`].
+    pub async fn update_target(&self, target: Target) -> Result<bool, StoreError> {
+        let url = target.url.clone();
+        self.write("change a target", move |transaction| {
+            let changed = transaction.execute(
+                "update targets set url = ?2, document = ?3 where target_id = ?1",
+                params![target.target_id.as_str(), target.url, to_json(&target)],
+            )?;
+            Ok(changed > 0)
+        })
+        .await
+        .map_err(|error| {
+            if error.is_conflict() { StoreError::Exists { what: format!("the target {url}") } } else { error }
+        })
+    }
+
     /// Removes a target; its rollups stay. Answers false where there is none of that id.
     pub async fn remove_target(&self, target_id: &TargetId) -> Result<bool, StoreError> {
         let target_id = target_id.as_str().to_owned();

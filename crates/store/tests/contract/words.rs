@@ -5,25 +5,15 @@ use caelum_model::{
     host::HostIdentity,
     id::{NodeId, TargetId},
     node::{LinkFacts, Node, NodePoint},
-    target::{Families, Target, TargetOrigin},
+    target::{Target, TargetOrigin},
 };
 use caelum_store::StoreError;
 
 use crate::{Records, promised};
 
 fn target(id: &str, url: &str, origin: TargetOrigin) -> Target {
-    Target {
-        target_id: TargetId::parse(id).expect("valid"),
-        url: url.into(),
-        name: id.into(),
-        interval_s: 10,
-        timeout_ms: 5000,
-        throughput_url: None,
-        families: Families::Any,
-        origin,
-        enabled: true,
-        created_at_ms: 1,
-    }
+    let target_id = TargetId::parse(id).expect("valid");
+    Target { name: id.into(), origin, ..Target::usual(target_id, url.into(), 1) }
 }
 
 async fn a_failed_write_leaves_its_neighbours_standing(records: Records) {

@@ -203,17 +203,14 @@ fn check(new: NewTargetJson, now_ms: UnixMs) -> Result<Target, String> {
     if !(100..=120_000).contains(&timeout_ms) {
         return Err("timeout_ms is not between 100 and 120000".into());
     }
+    let target_id = TargetId::parse(&random::secret(12)).expect("a secret is short text");
     Ok(Target {
-        target_id: TargetId::parse(&random::secret(12)).expect("a secret is short text"),
-        url: new.url,
         name,
         interval_s,
         timeout_ms,
         throughput_url: new.throughput_url,
         families: new.families,
-        origin: TargetOrigin::Api,
-        enabled: true,
-        created_at_ms: now_ms,
+        ..Target::usual(target_id, new.url, now_ms)
     })
 }
 

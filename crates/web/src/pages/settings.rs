@@ -175,6 +175,7 @@ fn targets(picture: &Picture, may_operate: bool) -> Block {
                     TargetOrigin::Default => "found at start",
                     TargetOrigin::Config => "configuration file",
                     TargetOrigin::Api => "added by hand",
+                    TargetOrigin::Mesh => "another machine",
                 },
                 status,
                 word,

@@ -13,7 +13,7 @@ use caelum_model::{
     id::{ClientId, NodeId, PartitionId, TargetId},
     node::{LinkFacts, Node, NodePoint, Thresholds},
     rollup::{LastSeen, MINUTE_MS, Measure, Rollup, RollupKey, RollupState},
-    target::{Families, Target, TargetOrigin},
+    target::{Target, TargetOrigin},
 };
 
 use super::{
@@ -85,6 +85,7 @@ fn rollup(target: &str, minute: i64, stages: [Option<f64>; 4], slow_dns: bool) -
             resolver: stages[0].map(|_| "192.0.2.53:53".to_owned()),
             remote_ip: None,
             error: slow_dns.then(|| (ErrorStage::Dns, HOSTILE.to_owned())),
+            ..LastSeen::default()
         },
         state: RollupState::Settled,
         version: 1,
@@ -218,16 +219,13 @@ fn troubled() -> Picture {
         .iter()
         .enumerate()
         .map(|(index, (url, name, _))| Target {
-            target_id: TargetId::parse(&format!("t-{index}")).expect("valid"),
-            url: (*url).to_owned(),
             name: (*name).to_owned(),
-            interval_s: 10,
-            timeout_ms: 5000,
-            throughput_url: None,
-            families: Families::Any,
             origin: if index == 0 { TargetOrigin::Api } else { TargetOrigin::Default },
-            enabled: true,
-            created_at_ms: NOW - 7_200_000 - index as i64 * 60_000,
+            ..Target::usual(
+                TargetId::parse(&format!("t-{index}")).expect("valid"),
+                (*url).to_owned(),
+                NOW - 7_200_000 - index as i64 * 60_000,
+            )
         })
         .collect();
     let minute_rows = |minute: i64| -> Vec<Rollup> {

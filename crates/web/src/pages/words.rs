@@ -35,8 +35,8 @@ pub struct Verdict {
 /// A value of a measure with its unit.
 pub fn measured(measure: Measure, value: f64) -> String {
     match measure {
-        Measure::Throughput => format::kilobits_per_s(value).to_string(),
-        Measure::Loss => format::percent(value).to_string(),
+        Measure::Throughput | Measure::Upload => format::kilobits_per_s(value).to_string(),
+        Measure::Loss | Measure::LossOut | Measure::LossBack => format::percent(value).to_string(),
         Measure::Rpm => format!("{}\u{a0}RPM", format::number(value)),
         Measure::Dns
         | Measure::Tcp
@@ -44,7 +44,10 @@ pub fn measured(measure: Measure, value: f64) -> String {
         | Measure::Ttfb
         | Measure::Total
         | Measure::Rtt
-        | Measure::Jitter => format::milliseconds(value).to_string(),
+        | Measure::Jitter
+        | Measure::DelayOut
+        | Measure::DelayBack
+        | Measure::Loaded => format::milliseconds(value).to_string(),
     }
 }
 

@@ -9,7 +9,7 @@ use caelum_model::{
     UnixMs,
     config::Config,
     id::TargetId,
-    target::{Families, Target, TargetOrigin},
+    target::{Target, TargetOrigin},
 };
 use caelum_store::Store;
 
@@ -29,17 +29,14 @@ pub(super) async fn establish(
         }
         let before = kept.iter().find(|target| target.url == url);
         let new_id = || TargetId::parse(&random::secret(12)).expect("a secret is short text");
+        let target_id = before.map_or_else(new_id, |target| target.target_id.clone());
+        let created_at_ms = before.map_or(now_ms, |target| target.created_at_ms);
         wanted.push(Target {
-            target_id: before.map_or_else(new_id, |target| target.target_id.clone()),
-            url,
             name,
             interval_s: seconds(config.probe.interval_s),
             timeout_ms: u32::try_from(config.probe.timeout_ms).unwrap_or(u32::MAX),
-            throughput_url: None,
-            families: Families::Any,
             origin,
-            enabled: true,
-            created_at_ms: before.map_or(now_ms, |target| target.created_at_ms),
+            ..Target::usual(target_id, url, created_at_ms)
         });
     };
     // What is configured comes first: where it names a default target, its own numbers hold.
