@@ -249,6 +249,12 @@ pub struct ProbeTarget {
     pub throughput_url: Option<String>,
     /// IP versions.
     pub families: Families,
+    /// Packets of a train.
+    pub packets: Option<u16>,
+    /// Time between traces of the path, s.
+    pub trace_every_s: Option<u32>,
+    /// Time between measurements under load, s.
+    pub load_every_s: Option<u32>,
 }
 
 /// Measuring the network.
@@ -270,6 +276,8 @@ pub struct Probe {
     pub spool_max_mb: u64,
     /// Where events are posted; none means this process.
     pub ingest_url: Option<String>,
+    /// Where a probe that runs alone answers `/health` and `/metrics`; nowhere unless it is said.
+    pub metrics_listen: Vec<SocketAddr>,
 }
 
 impl Default for Probe {
@@ -283,6 +291,7 @@ impl Default for Probe {
             targets: Vec::new(),
             spool_max_mb: 64,
             ingest_url: None,
+            metrics_listen: Vec::new(),
         }
     }
 }

@@ -171,7 +171,7 @@ async fn serve_part(settings: Settings, data: DataDirectory, part: Part) -> Resu
     Ok(Exit::Fine)
 }
 
-fn listen_for_metrics(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
+pub(super) fn listen_for_metrics(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
     let bound = addresses.iter().map(|address| {
         ports::bind(*address).map_err(|error| {
             Unreachable(format!("{error}: choose another address for the metrics, or port 0")).into()

@@ -324,7 +324,8 @@ fn words_of(given: Given, form: Form, field: &Field) -> Result<Vec<String>, Vec<
     if problems.is_empty() { Ok(words) } else { Err(problems) }
 }
 
-const TARGET_KEYS: [&str; 5] = ["url", "name", "interval_s", "throughput_url", "families"];
+const TARGET_KEYS: [&str; 8] =
+    ["url", "name", "interval_s", "throughput_url", "families", "packets", "trace_every_s", "load_every_s"];
 
 fn targets_of(given: Given, field: &Field) -> Result<Vec<ProbeTarget>, Vec<Problem>> {
     let refuse = |found: String| Problem::whole(format!("{found}; allowed: {}", field.allowed()));
@@ -365,6 +366,13 @@ fn targets_of(given: Given, field: &Field) -> Result<Vec<ProbeTarget>, Vec<Probl
     if problems.is_empty() { Ok(targets) } else { Err(problems) }
 }
 
+/// A time between two things that are dear.
+fn seldom(given: Given) -> Result<u32, String> {
+    let allowed = |found: String| format!("{found}; allowed: a whole number from 10 to 86400 s");
+    let seconds = whole_of(given, (10, 86_400)).map_err(allowed)?;
+    u32::try_from(seconds).map_err(|_| "is too large".to_owned())
+}
+
 fn set_member(target: &mut ProbeTarget, name: &str, given: Given) -> Result<(), String> {
     let with = |allowed: &str| {
         let allowed = allowed.to_owned();
@@ -372,8 +380,8 @@ fn set_member(target: &mut ProbeTarget, name: &str, given: Given) -> Result<(), 
     };
     match name {
         "url" => {
-            let allowed =
-                "https://host/path, http://host/path, tcp://host:port, dns://resolver/name, icmp://host";
+            let allowed = "https://host/path, http://host/path, tcp://host:port, dns://resolver/name, icmp://host, \
+                 stamp://host:port";
             let url = text_of(given).map_err(with(allowed))?;
             probe::parse(&url).map_err(|error| format!("is {url:?}: {error}"))?;
             target.url = url;
@@ -386,6 +394,12 @@ fn set_member(target: &mut ProbeTarget, name: &str, given: Given) -> Result<(), 
             let interval = whole_of(given, (1, 86_400)).map_err(with("a whole number from 1 to 86400 s"))?;
             target.interval_s = Some(interval);
         }
+        "packets" => {
+            let packets = whole_of(given, (1, 250)).map_err(with("a whole number from 1 to 250"))?;
+            target.packets = u16::try_from(packets).ok();
+        }
+        "trace_every_s" => target.trace_every_s = Some(seldom(given)?),
+        "load_every_s" => target.load_every_s = Some(seldom(given)?),
         "throughput_url" => {
             let url = text_of(given).map_err(with("an http:// or https:// address"))?;
             probe::parse_web_url(&url).map_err(|error| format!("is {url:?}: {error}"))?;

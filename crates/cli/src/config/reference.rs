@@ -52,6 +52,7 @@ impl Field {
     fn has_value(&self, config: &Config) -> bool {
         match self {
             Self::MaybeText { read, .. } => read(config).is_some(),
+            Self::Addresses { read, .. } => !read(config).is_empty(),
             Self::Secret { .. } => false,
             _ => true,
         }
@@ -69,6 +70,9 @@ fn show_target(target: &caelum_model::config::ProbeTarget) -> String {
         Families::Ipv6 => members.push("families = \"ipv6\"".to_owned()),
         Families::Both => members.push("families = \"both\"".to_owned()),
     }
+    members.extend(target.packets.map(|packets| format!("packets = {packets}")));
+    members.extend(target.trace_every_s.map(|every| format!("trace_every_s = {every}")));
+    members.extend(target.load_every_s.map(|every| format!("load_every_s = {every}")));
     format!("{{ {} }}", members.join(", "))
 }
 

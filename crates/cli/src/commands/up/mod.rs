@@ -316,6 +316,7 @@ fn probe_of(
         network: || (netinfo::interface_type(), netinfo::vpn_enabled()),
         backoff_max: Duration::from_secs(60),
         tracer: tracer.clone(),
+        counters: Arc::default(),
     })
 }
 

@@ -58,6 +58,9 @@ pub(super) async fn establish(
             target.interval_s = seconds(configured.interval_s.unwrap_or(config.probe.interval_s));
             target.throughput_url.clone_from(&configured.throughput_url);
             target.families = configured.families;
+            target.packets = configured.packets;
+            target.trace_every_s = configured.trace_every_s;
+            target.load_every_s = configured.load_every_s;
         }
     }
     store.replace_targets(vec![TargetOrigin::Default, TargetOrigin::Config], wanted).await?;
