@@ -794,7 +794,7 @@ mod tests {
     fn commands_in_documents_parse() {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
         let mut seen = 0;
-        for document in ["README.md", "docs/operations.md", "docs/configuration.md"] {
+        for document in ["README.md", "docs/operations.md", "docs/configuration.md", "docs/probes.md"] {
             let text =
                 std::fs::read_to_string(format!("{root}/{document}")).expect("the document can be read");
             for command in commands_in(&text) {
