@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
 //! [`window`] counts it ([`trace`] follows a few on their way), [`score`] and [`diagnose`] judge it; [`health`] judges machines, [`enrol`] who becomes
-//! a node. [`discovery`] hears which machines there are, [`membership`] knows which nodes run, over datagrams
+//! a node, [`selector`] who measures what. [`discovery`] hears which machines there are, [`membership`] knows which nodes run, over datagrams
 //! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
 //! are.
 
@@ -33,6 +33,7 @@ pub mod ranges;
 pub mod schedule;
 pub mod score;
 pub mod seal;
+pub mod selector;
 pub mod sketch;
 pub mod timestamp;
 pub mod trace;
