@@ -8,7 +8,8 @@
 //! [`window`] counts it ([`trace`] follows a few on their way), [`score`] and [`diagnose`] judge it; [`health`] judges machines, [`enrol`] who becomes
 //! a node, [`selector`] who measures what. [`discovery`] hears which machines there are, [`membership`] knows which nodes run, over datagrams
 //! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
-//! are.
+//! are. [`stamp`] measures both ways of a path apart; [`facts`]
+//! follow from one measurement.
 
 #![deny(missing_docs)]
 
@@ -20,6 +21,7 @@ pub mod discovery;
 pub mod doctor;
 pub mod drain;
 pub mod enrol;
+pub mod facts;
 pub mod hash;
 pub mod health;
 pub mod intake;
@@ -35,6 +37,7 @@ pub mod score;
 pub mod seal;
 pub mod selector;
 pub mod sketch;
+pub mod stamp;
 pub mod timestamp;
 pub mod trace;
 pub mod window;
