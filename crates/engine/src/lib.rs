@@ -8,8 +8,8 @@
 //! [`window`] counts it ([`trace`] follows a few on their way), [`score`] and [`diagnose`] judge it; [`health`] judges machines, [`enrol`] who becomes
 //! a node, [`selector`] who measures what. [`discovery`] hears which machines there are, [`membership`] knows which nodes run, over datagrams
 //! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
-//! are. [`stamp`] measures both ways of a path apart; [`facts`]
-//! follow from one measurement.
+//! are. [`stamp`] measures both ways of a path apart; [`facts`] is what
+//! follows from one measurement.
 
 #![deny(missing_docs)]
 

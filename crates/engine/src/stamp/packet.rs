@@ -25,7 +25,7 @@ impl NtpTime {
     /// years apart.
     pub fn since_ns(self, earlier: Self) -> i64 {
         let difference = self.0.wrapping_sub(earlier.0).cast_signed();
-        let ns = i128::from(difference) * i128::from(NS_PER_S) >> 32;
+        let ns = (i128::from(difference) * i128::from(NS_PER_S)) >> 32;
         i64::try_from(ns).expect("2^31 seconds are fewer than 2^63 nanoseconds")
     }
 }
