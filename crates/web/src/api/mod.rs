@@ -6,6 +6,7 @@
 pub mod access;
 pub(crate) mod cluster;
 pub(crate) mod enrol;
+pub(crate) mod incidents;
 mod measures;
 pub(crate) mod network;
 pub(crate) mod nodes;
@@ -88,6 +89,8 @@ pub fn router() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .routes(routes!(network::probes))
         .routes(routes!(network::rollups))
         .routes(routes!(network::diagnoses))
+        .routes(routes!(incidents::incidents))
+        .routes(routes!(incidents::incident))
         .routes(routes!(network::probe))
         .routes(routes!(pipeline::pipeline))
         .routes(routes!(pipeline::dead_letters))
