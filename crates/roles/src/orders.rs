@@ -37,6 +37,10 @@ const MESH_MOST: usize = 32;
 const SILENT_MS: i64 = 24 * 3_600_000;
 /// How often it is written down that a machine still asks, ms.
 const SEEN_EVERY_MS: i64 = 10 * 60_000;
+/// How long what was looked at holds for others who ask.
+const SEEN_MAX: Duration = Duration::from_millis(300);
+/// Time between news and a look at what changed.
+const SETTLE: Duration = Duration::from_millis(500);
 /// Longest time to wait for another revision.
 const WAIT_MAX: Duration = Duration::from_secs(25);
 /// Time between measurements of another machine, s.
@@ -53,6 +57,8 @@ struct Machine {
     hostname: String,
     /// Where its reflector answers.
     reflector: Option<SocketAddr>,
+    /// Where its packets come from.
+    addresses: Vec<IpAddr>,
     asked_at_ms: UnixMs,
 }
 
@@ -65,6 +71,8 @@ pub struct Asker {
     pub hostname: String,
     /// Its name in events, where it has one already.
     pub client_id: Option<ClientId>,
+    /// Where its packets come from.
+    pub addresses: Vec<IpAddr>,
     /// Where its reflector answers; none where it has none.
     pub reflector: Option<SocketAddr>,
 }
@@ -76,12 +84,20 @@ pub struct Orders {
     clock: Arc<dyn Clock>,
     /// One at a time changes what is remembered.
     changing: Mutex<()>,
+    /// What everybody's orders are made of, as it was a moment ago: a change wakes all who wait at once.
+    seen: Mutex<Option<(Instant, Arc<Seen>)>>,
+}
+
+struct Seen {
+    settings: Vec<ProbeSetting>,
+    targets: Vec<Target>,
+    machines: BTreeMap<NodeId, Machine>,
 }
 
 impl Orders {
     /// Orders from what is stored.
     pub fn new(store: Arc<Store>, bus: Bus, clock: Arc<dyn Clock>) -> Self {
-        Self { store, bus, clock, changing: Mutex::new(()) }
+        Self { store, bus, clock, changing: Mutex::new(()), seen: Mutex::new(None) }
     }
 
     /// What a machine is to measure. With the revision that it has, the answer waits for another one, and is
@@ -127,21 +143,39 @@ impl Orders {
                     break;
                 }
             }
+            // One change often comes with others; and what was looked at before it is forgotten by then.
+            tokio::time::sleep(SETTLE).await;
         }
     }
 
     async fn orders(&self, client_id: &ClientId, hostname: &str) -> Result<ProbeOrders, StoreError> {
-        let (settings, stored) = tokio::try_join!(self.store.probe_settings(), self.store.targets())?;
-        let machines = machines(&self.store).await?;
+        let seen = self.look().await?;
         let probe = Probe { client_id: client_id.as_str(), name: hostname };
-        let mut targets = selector::orders(&settings, &stored, probe);
-        let (others, reflects_for) = self.neighbours(client_id, &settings, &machines);
-        targets.extend(others.into_iter().filter(|mesh| stored.iter().all(|target| target.url != mesh.url)));
+        let mut targets = selector::orders(&seen.settings, &seen.targets, probe);
+        let (others, reflects_for) = self.neighbours(client_id, &seen.settings, &seen.machines);
+        targets.extend(
+            others.into_iter().filter(|mesh| seen.targets.iter().all(|target| target.url != mesh.url)),
+        );
         let mut orders =
             ProbeOrders { client_id: client_id.clone(), targets, reflects_for, revision: String::new() };
         let text = serde_json::to_string(&orders).expect("orders have a JSON form");
         orders.revision = format!("{:016x}", fnv1a(&text));
         Ok(orders)
+    }
+
+    async fn look(&self) -> Result<Arc<Seen>, StoreError> {
+        let mut seen = self.seen.lock().await;
+        if let Some((at, seen)) = &*seen
+            && at.elapsed() < SEEN_MAX
+        {
+            return Ok(Arc::clone(seen));
+        }
+        let at = Instant::now();
+        let (settings, targets, machines) =
+            tokio::try_join!(self.store.probe_settings(), self.store.targets(), machines(&self.store))?;
+        let fresh = Arc::new(Seen { settings, targets, machines });
+        *seen = Some((at, Arc::clone(&fresh)));
+        Ok(fresh)
     }
 
     /// The other machines that one measures, and the addresses of all that may measure it.
@@ -151,11 +185,9 @@ impl Orders {
         settings: &[ProbeSetting],
         machines: &BTreeMap<NodeId, Machine>,
     ) -> (Vec<Target>, Vec<IpAddr>) {
-        let setting =
-            |client_id: &ClientId| settings.iter().find(|setting| setting.client_id == *client_id);
-        let takes_part = |client_id: &ClientId| {
-            setting(client_id).is_none_or(|setting| setting.mesh && setting.enabled)
-        };
+        let setting = |client_id: &ClientId| settings.iter().find(|setting| setting.client_id == *client_id);
+        let takes_part =
+            |client_id: &ClientId| setting(client_id).is_none_or(|setting| setting.mesh && setting.enabled);
         if !takes_part(client_id) {
             return (Vec::new(), Vec::new());
         }
@@ -166,7 +198,8 @@ impl Orders {
             .filter(|machine| takes_part(&machine.client_id))
             .filter_map(|machine| Some((machine, machine.reflector?)))
             .collect();
-        let mut reflects_for: Vec<IpAddr> = others.iter().map(|(_, reflector)| reflector.ip()).collect();
+        let mut reflects_for: Vec<IpAddr> =
+            others.iter().flat_map(|(machine, _)| machine.addresses.iter().copied()).collect();
         reflects_for.sort_unstable();
         reflects_for.dedup();
         let places: Vec<(ClientId, SocketAddr)> =
@@ -187,11 +220,14 @@ impl Orders {
         let now_ms = self.clock.now_ms();
         let is_same = |machine: &Machine| {
             machine.reflector == asker.reflector
+                && machine.addresses == asker.addresses
                 && machine.hostname == asker.hostname
                 && asker.client_id.as_ref().is_none_or(|own| *own == machine.client_id)
                 && now_ms - machine.asked_at_ms < SEEN_EVERY_MS
         };
-        if let Some(machine) = machines(&self.store).await?.get(&asker.node_id).filter(|machine| is_same(machine)) {
+        if let Some(machine) =
+            machines(&self.store).await?.get(&asker.node_id).filter(|machine| is_same(machine))
+        {
             return Ok(machine.client_id.clone());
         }
         let _one = self.changing.lock().await;
@@ -202,7 +238,9 @@ impl Orders {
             (None, Some(before)) => before.client_id.clone(),
             (None, None) => self.name_for(asker, &machines).await?,
         };
-        let is_place_new = before.is_none_or(|before| before.reflector != asker.reflector);
+        let is_place_new = before.is_none_or(|before| {
+            (before.reflector, &before.addresses) != (asker.reflector, &asker.addresses)
+        });
         machines.retain(|_, machine| now_ms - machine.asked_at_ms < SILENT_MS * 30);
         if machines.len() >= MACHINES_MAX
             && let Some(oldest) =
@@ -214,6 +252,7 @@ impl Orders {
             client_id: client_id.clone(),
             hostname: asker.hostname.clone(),
             reflector: asker.reflector,
+            addresses: asker.addresses.clone(),
             asked_at_ms: now_ms,
         };
         machines.insert(asker.node_id.clone(), machine);
@@ -264,5 +303,118 @@ fn mesh_target(machine: &Machine, reflector: SocketAddr, group: Option<String>) 
         interval_s: MESH_INTERVAL_S,
         group,
         ..Target::usual(target_id, url, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use caelum_drivers::clock::SystemClock;
+    use caelum_model::target::Selector;
+
+    use super::*;
+
+    struct World {
+        orders: Arc<Orders>,
+        store: Arc<Store>,
+        bus: Bus,
+        _folder: tempfile::TempDir,
+    }
+
+    async fn world() -> World {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let store = Arc::new(Store::open(&folder.path().join("caelum.db")).expect("opens"));
+        let bus = Bus::default();
+        let orders = Orders::new(Arc::clone(&store), bus.clone(), Arc::new(SystemClock));
+        World { orders: Arc::new(orders), store, bus, _folder: folder }
+    }
+
+    fn asker(number: u8, hostname: &str) -> Asker {
+        let address = IpAddr::from([192, 0, 2, number]);
+        Asker {
+            node_id: NodeId::parse(&format!("n-{number}")).expect("valid"),
+            hostname: hostname.to_owned(),
+            client_id: None,
+            addresses: vec![address],
+            reflector: Some(SocketAddr::new(address, 862)),
+        }
+    }
+
+    /// What a machine is told, looked at anew.
+    async fn told(world: &World, asker: &Asker) -> ProbeOrders {
+        *world.orders.seen.lock().await = None;
+        world.orders.of_machine(asker, None).await.expect("answers").expect("has orders")
+    }
+
+    fn urls(orders: &ProbeOrders) -> Vec<&str> {
+        orders.targets.iter().map(|target| target.url.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_machine_goes_by_its_hosts_name_and_a_second_of_that_name_by_its_own_id() {
+        let world = world().await;
+        let (first, second) = (asker(1, "lab"), asker(2, "lab"));
+        assert_eq!(told(&world, &first).await.client_id.as_str(), "lab");
+        assert_eq!(told(&world, &second).await.client_id.as_str(), "n-2");
+        assert_eq!(told(&world, &first).await.client_id.as_str(), "lab", "and keeps it");
+        let known = client_id_of(&world.store, &second.node_id).await.expect("reads");
+        assert_eq!(known.as_ref().map(ClientId::as_str), Some("n-2"));
+        let stranger = NodeId::parse("n-9").expect("valid");
+        assert_eq!(client_id_of(&world.store, &stranger).await.expect("reads"), None);
+    }
+
+    #[tokio::test]
+    async fn machines_measure_each_other_unless_one_of_them_is_kept_out() {
+        let world = world().await;
+        let (one, two) = (asker(1, "one"), asker(2, "two"));
+        assert!(told(&world, &one).await.targets.is_empty(), "nobody else is there");
+        told(&world, &two).await;
+        let orders = told(&world, &one).await;
+        assert_eq!(urls(&orders), ["stamp://192.0.2.2:862"]);
+        assert_eq!(orders.reflects_for, two.addresses);
+        let silent = Asker { reflector: None, ..two.clone() };
+        told(&world, &silent).await;
+        assert!(told(&world, &one).await.targets.is_empty(), "it has no reflector any more");
+        told(&world, &two).await;
+        let client_id = ClientId::parse("two").expect("valid");
+        let kept_out = ProbeSetting { mesh: false, ..ProbeSetting::usual(client_id) };
+        world.store.put_probe_setting(kept_out).await.expect("stores");
+        for machine in [&one, &two] {
+            let orders = told(&world, machine).await;
+            assert!(orders.targets.is_empty() && orders.reflects_for.is_empty(), "{orders:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_probe_has_the_targets_that_select_it() {
+        let world = world().await;
+        let target = |id: &str, words: &[&str]| Target {
+            probes: Selector(words.iter().map(|word| (*word).to_owned()).collect()),
+            ..Target::usual(TargetId::parse(id).expect("valid"), format!("https://{id}.example/"), 1)
+        };
+        for target in [target("a", &[]), target("b", &["probe:lab"]), target("c", &["!lab"])] {
+            world.store.add_target(target).await.expect("adds");
+        }
+        let lab = ClientId::parse("lab").expect("valid");
+        let orders = world.orders.of_probe(&lab, None).await.expect("answers").expect("has orders");
+        assert_eq!(urls(&orders), ["https://a.example/", "https://b.example/"]);
+    }
+
+    #[tokio::test]
+    async fn who_knows_the_revision_is_answered_when_there_is_another() {
+        let world = world().await;
+        let lab = ClientId::parse("lab").expect("valid");
+        let first = world.orders.of_probe(&lab, None).await.expect("answers").expect("has orders");
+        let (orders, has) = (Arc::clone(&world.orders), first.revision.clone());
+        let waiting = tokio::spawn(async move { orders.of_probe(&lab, Some(&has)).await });
+        let target = Target::usual(TargetId::parse("a").expect("valid"), "https://a.example/".to_owned(), 1);
+        world.store.add_target(target).await.expect("adds");
+        // The one that waits may not have begun to listen: news is told until it has answered.
+        while !waiting.is_finished() {
+            world.bus.publish(Change::TargetsChanged);
+            tokio::task::yield_now().await;
+        }
+        let second = waiting.await.expect("no panic").expect("answers").expect("has orders");
+        assert_ne!(second.revision, first.revision);
+        assert_eq!(urls(&second), ["https://a.example/"]);
     }
 }

@@ -16,6 +16,7 @@ mod neighbours;
 mod node;
 mod nodes;
 mod pipeline;
+mod probing;
 mod targets;
 mod telemetry;
 mod token;

@@ -11,10 +11,12 @@ use std::{
 };
 
 use caelum_drivers::{
-    netinfo, orders::{OrderTaker, OrdersError}, probe, stamp,
+    netinfo,
+    orders::{Me, OrderTaker, OrdersError},
+    probe, stamp,
     stamp::StampReflector,
 };
-use caelum_engine::{hash::fnv1a, stamp::reflect::Limits};
+use caelum_engine::{hash::fnv1a, stamp::Limits};
 use caelum_model::{
     config,
     id::TargetId,
@@ -47,14 +49,23 @@ enum NoOrders {
 }
 
 impl Source {
-    async fn take(&self, reflector: Option<SocketAddr>, has: Option<&str>) -> Result<Option<ProbeOrders>, NoOrders> {
+    async fn take(
+        &self,
+        reflector: Option<SocketAddr>,
+        has: Option<&str>,
+    ) -> Result<Option<ProbeOrders>, NoOrders> {
         match self {
             Self::Own(orders, asker) => {
                 Ok(orders.of_machine(&Asker { reflector, ..asker.clone() }, has).await?)
             }
             Self::Servers(taker, hostname) => {
                 let taker = taker.borrow().clone();
-                Ok(taker.take(hostname, reflector.map(|at| at.port()), has).await?)
+                let me = Me {
+                    hostname,
+                    addresses: &netinfo::addresses(),
+                    reflector: reflector.map(|at| at.port()),
+                };
+                Ok(taker.take(&me, has).await?)
             }
         }
     }
@@ -62,20 +73,28 @@ impl Source {
 
 /// The place where the other machines measure this one.
 pub(super) struct Reflecting {
+    is_wanted: bool,
     /// Port that is wanted; another one where it is taken or not allowed.
-    pub(super) port: u16,
+    port: u16,
     /// Address by which others know this machine.
-    pub(super) address: IpAddr,
-    /// Whether there are others to reflect for, so that nothing listens without need.
-    pub(super) is_alone: bool,
+    address: IpAddr,
+    /// Nobody is there to reflect for, and nothing listens without need.
+    is_alone: bool,
     allowed: Arc<RwLock<BTreeSet<IpAddr>>>,
     bound: Option<u16>,
 }
 
 impl Reflecting {
-    /// Nothing yet.
-    pub(super) fn new(port: u16, address: IpAddr, is_alone: bool) -> Self {
-        Self { port, address, is_alone, allowed: Arc::default(), bound: None }
+    /// Nothing yet. `is_alone` is believed until there are others to reflect for.
+    pub(super) fn new(config: &config::Probe, address: IpAddr, is_alone: bool) -> Self {
+        Self {
+            is_wanted: config.reflector,
+            port: config.reflector_port,
+            address,
+            is_alone,
+            allowed: Arc::default(),
+            bound: None,
+        }
     }
 
     /// Where this machine reflects, if it does.
@@ -91,7 +110,7 @@ impl Reflecting {
 
     /// Begins to reflect, where somebody else is there.
     fn begin(&mut self, tasks: &TaskTracker, stop: &CancellationToken) {
-        if self.is_alone || self.bound.is_some() {
+        if !self.is_wanted || self.is_alone || self.bound.is_some() {
             return;
         }
         let everywhere: IpAddr = match self.address {
@@ -113,6 +132,7 @@ impl Reflecting {
                 let allowed = Arc::clone(&self.allowed);
                 let allow: stamp::Allow = Arc::new(move |ip| {
                     allowed.read().expect("no code panics while it holds this lock").contains(&ip)
+                        || ip.is_loopback()
                 });
                 let stop = stop.clone();
                 tasks.spawn(async move {
@@ -159,7 +179,9 @@ pub(super) async fn follow(
                 Some(None) => {}
                 Some(Some(orders)) => {
                     tracing::info!(
-                        code = "probe.orders", targets = orders.targets.len(), "there is something else to measure"
+                        code = "probe.orders",
+                        targets = orders.targets.len(),
+                        "there is something else to measure"
                     );
                     reflecting.allow(&orders.reflects_for);
                     sender.send_replace(with_own(&orders.targets, &own));

@@ -10,6 +10,7 @@ pub(crate) mod incidents;
 mod measures;
 pub(crate) mod network;
 pub(crate) mod nodes;
+mod orders;
 pub mod pipeline;
 mod session;
 mod system;
@@ -86,6 +87,7 @@ pub fn router() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .routes(routes!(nodes::history))
         .routes(routes!(targets::list_targets, targets::add_target))
         .routes(routes!(targets::one_target, targets::remove_target))
+        .routes(routes!(orders::orders))
         .routes(routes!(network::probes))
         .routes(routes!(network::rollups))
         .routes(routes!(network::diagnoses))

@@ -1,6 +1,9 @@
 //! What a probe is to measure, for the probe itself.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     Extension, Json,
@@ -16,12 +19,16 @@ use crate::{auth, error::ApiError, serve::Transport, state::State};
 
 /// Longest host name that is taken in, bytes.
 const HOSTNAME_MAX: usize = 255;
+/// Most addresses of a machine.
+const ADDRESSES_MAX: usize = 32;
 
 /// How a probe asks.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 pub struct OrdersQuery {
     /// Name of the host, for a machine of the cluster.
     hostname: Option<String>,
+    /// Its addresses, with commas between them: others let their reflectors answer these.
+    addresses: Option<String>,
     /// UDP port of its STAMP reflector, for a machine that has one.
     reflector: Option<u16>,
     /// The revision that it has: the answer waits for another one, at most 25 s.
@@ -50,6 +57,7 @@ pub async fn orders(
                     node_id: pass.node_id.clone(),
                     hostname: hostname(query.hostname.as_deref(), pass.node_id.as_str())?,
                     client_id: None,
+                    addresses: addresses(query.addresses.as_deref(), address),
                     reflector: query.reflector.map(|port| SocketAddr::new(address, port)),
                 };
                 state.orders.of_machine(&asker, has).await.map_err(ApiError::from)
@@ -68,6 +76,12 @@ pub async fn orders(
         Some(orders) => Json(orders).into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
     })
+}
+
+/// What can be read of a list of addresses, and the one that the machine asks from.
+fn addresses(given: Option<&str>, from: IpAddr) -> Vec<IpAddr> {
+    let listed = given.unwrap_or_default().split(',').filter_map(|text| text.trim().parse().ok());
+    std::iter::once(from).chain(listed).take(ADDRESSES_MAX).collect()
 }
 
 fn hostname(given: Option<&str>, node_id: &str) -> Result<String, ApiError> {
