@@ -14,6 +14,7 @@ use caelum_model::{
     diagnosis::{Diagnosis, Label, PairStatus, Standing},
     incident::{Incident, PairRef},
     node::{Issue, Node, NodePoint, Thresholds},
+    probe::ProbeSetting,
     rollup::{MINUTE_MS, Measure},
     target::Target,
 };
@@ -170,6 +171,8 @@ pub struct Picture {
     pub spells: Vec<Spell>,
     /// Incidents that are open or were in the range, newest first.
     pub incidents: Vec<Incident>,
+    /// What is set for probes.
+    pub probe_settings: Vec<ProbeSetting>,
 }
 
 impl Picture {
@@ -202,7 +205,8 @@ impl Picture {
                 ..IncidentQuery::default()
             })
             .await?;
-        Ok(Self { scene, machines, targets, pairs, slots, spells, incidents })
+        let probe_settings = store.probe_settings().await?;
+        Ok(Self { scene, machines, targets, pairs, slots, spells, incidents, probe_settings })
     }
 
     /// A target's name where it has one, else its URL without the scheme.
@@ -215,6 +219,11 @@ impl Picture {
     pub fn probe_name<'a>(&'a self, client_id: &'a str) -> &'a str {
         let machine = self.machines.iter().find(|machine| machine.node.node_id.as_str() == client_id);
         machine.map_or(client_id, |machine| &machine.node.name)
+    }
+
+    /// What is set for a probe, if anything is.
+    pub fn probe_setting(&self, client_id: &str) -> Option<&ProbeSetting> {
+        self.probe_settings.iter().find(|setting| setting.client_id.as_str() == client_id)
     }
 
     /// Verdicts that stand now, the worst first, then the oldest.

@@ -94,7 +94,9 @@ pub fn concerns(change: Change, topic: &str) -> bool {
                 | "verdicts"
                 | "percentiles"
         ),
-        Change::TargetsChanged => matches!(topic, "verdict" | "first" | "events" | "matrix" | "targets"),
+        Change::TargetsChanged => {
+            matches!(topic, "verdict" | "first" | "events" | "matrix" | "targets" | "probes" | "setting")
+        }
     }
 }
 
