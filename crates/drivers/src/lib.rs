@@ -19,6 +19,7 @@ pub mod link;
 pub mod mcp;
 pub mod memory;
 pub mod netinfo;
+pub mod orders;
 pub mod ports;
 pub mod poster;
 pub mod probe;

@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
 //! [`window`] counts it ([`trace`] follows a few on their way), [`score`] and [`diagnose`] judge it; [`health`] judges machines, [`enrol`] who becomes
-//! a node. [`discovery`] hears which machines there are, [`membership`] knows which nodes run, over datagrams
+//! a node, [`selector`] and [`target`] who measures
+//! what, and how. [`discovery`] hears which machines there are, [`membership`] knows which nodes run, over datagrams
 //! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
 //! are. [`stamp`] measures both ways of a path apart; [`facts`] is what
 //! follows from one measurement.
@@ -35,8 +36,10 @@ pub mod ranges;
 pub mod schedule;
 pub mod score;
 pub mod seal;
+pub mod selector;
 pub mod sketch;
 pub mod stamp;
+pub mod target;
 pub mod timestamp;
 pub mod trace;
 pub mod window;

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use caelum_drivers::{
-    clock::{Clock, SystemClock},
+    clock::{self, Clock},
     host, ports, random, tls,
 };
 use caelum_model::config::{Config, Plaintext};
@@ -80,7 +80,7 @@ async fn serve_part(settings: Settings, data: DataDirectory, part: Part) -> Resu
             part.name()
         );
     }
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock = clock::of_this_process();
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let mut told = Vec::new();
     // Ports first: who cannot have them need not wait for a database.

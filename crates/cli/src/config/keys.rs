@@ -424,9 +424,9 @@ pub static KEYS: &[Key] = &[
         "targets",
         Targets(probe.targets),
         "More targets: {url = \"https://example.net/\", name = \"Example\", interval_s = 30, throughput_url = \
-         \"https://example.net/1mb.bin\", families = \"any\", packets = 10, trace_every_s = 300, load_every_s = \
-         3600}; only url is needed, families is any, ipv4, ipv6 or both, and what may be measured is in \
-         docs/probes.md. In the environment and as a flag: addresses with commas between them."
+         \"https://example.net/1mb.bin\", families = \"any\"}; only url is needed, families is any, ipv4, ipv6 \
+         or both. template, timeout_ms, tags, group, probes, objective, packets, trace_every_s and load_every_s are \
+         told in docs/targets.md. In the environment and as a flag: addresses with commas between them."
     ),
     key!(
         "probe",
@@ -446,6 +446,25 @@ pub static KEYS: &[Key] = &[
         Addresses(probe.metrics_listen),
         "Where `caelum probe` answers /health and /metrics, without a login. Without it, nowhere."
     ),
+    key!(
+        "probe",
+        "reflector",
+        Switch(probe.reflector),
+        "Whether the cluster's other machines may measure the way to this one and back (STAMP, RFC 8762)."
+    ),
+    Key {
+        section: "probe",
+        name: "reflector_port",
+        short_flag: None,
+        text: "UDP port where they do; another one, which the servers are told, where it is taken or not \
+               allowed. 0 means any.",
+        field: Field::Whole {
+            read: |config| u64::from(config.probe.reflector_port),
+            write: |config, port| config.probe.reflector_port = u16::try_from(port).unwrap_or(u16::MAX),
+            range: (0, 65_535),
+            unit: "",
+        },
+    },
     key!(
         "ingest",
         "max_body_bytes",

@@ -15,10 +15,11 @@ use caelum_model::{
     diagnosis::Diagnosis,
     event::{ErrorStage, Family},
     id::ClientId,
+    probe::ProbeSetting,
     rollup::{MINUTE_MS, Measure, Rollup, RollupKey, RollupState, SeenRanges},
     wire::ErrorJson,
 };
-use caelum_store::RollupQuery;
+use caelum_store::{ProbeSummary, RollupQuery};
 use serde::{Deserialize, Serialize};
 
 use super::measures::{MeasureJson, merge, summarise};
@@ -39,6 +40,32 @@ pub struct ProbeJson {
     pub(crate) missing: u64,
     /// Events that were too old.
     pub(crate) too_late: u64,
+    /// Site, region or uplink that it shares with others.
+    pub(crate) group: Option<String>,
+    /// Words that targets select by.
+    pub(crate) tags: Vec<String>,
+    /// Whether it measures the other machines, and they it.
+    pub(crate) mesh: bool,
+    /// Whether it measures at all.
+    pub(crate) enabled: bool,
+}
+
+impl ProbeJson {
+    fn of(probe: ProbeSummary, settings: &[ProbeSetting]) -> Self {
+        let known = settings.iter().find(|setting| setting.client_id == probe.client_id).cloned();
+        let setting = known.unwrap_or_else(|| ProbeSetting::usual(probe.client_id.clone()));
+        Self {
+            client_id: probe.client_id,
+            last_event_ms: probe.last_event_ms,
+            counted: probe.counted,
+            missing: probe.missing,
+            too_late: probe.too_late,
+            group: setting.group,
+            tags: setting.tags,
+            mesh: setting.mesh,
+            enabled: setting.enabled,
+        }
+    }
 }
 
 /// All probes.
@@ -56,16 +83,8 @@ pub async fn probes(
     extract::State(state): extract::State<Arc<State>>,
 ) -> Result<Json<ProbesJson>, ApiError> {
     let probes = state.store.probes().await?;
-    let probes = probes
-        .into_iter()
-        .map(|probe| ProbeJson {
-            client_id: probe.client_id,
-            last_event_ms: probe.last_event_ms,
-            counted: probe.counted,
-            missing: probe.missing,
-            too_late: probe.too_late,
-        })
-        .collect();
+    let settings = state.store.probe_settings().await?;
+    let probes = probes.into_iter().map(|probe| ProbeJson::of(probe, &settings)).collect();
     Ok(Json(ProbesJson { probes, next_cursor: None }))
 }
 
@@ -180,13 +199,7 @@ pub(crate) async fn one_probe(state: &State, client_id: &str, hours: i64) -> Res
         .collect();
     Ok(OneProbeJson {
         partition: summary.partition.0,
-        probe: ProbeJson {
-            client_id: summary.client_id,
-            last_event_ms: summary.last_event_ms,
-            counted: summary.counted,
-            missing: summary.missing,
-            too_late: summary.too_late,
-        },
+        probe: ProbeJson::of(summary, &state.store.probe_settings().await?),
         gaps: listed,
         minutes,
     })

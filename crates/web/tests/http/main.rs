@@ -4,6 +4,8 @@ mod api;
 mod counting;
 mod events;
 mod fixture;
+mod incidents;
 mod links;
 mod pages;
+mod targets;
 mod trust;

@@ -31,7 +31,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(super) use once::run as run_once;
 
-use super::{lone, telemetry::Telemetry, up};
+use super::{
+    lone,
+    telemetry::Telemetry,
+    up::{self, targets::as_configured},
+};
 use crate::{arguments, config::Settings, data::DataDirectory, exit::Exit, output};
 
 /// Time for all parts to end.
@@ -84,7 +88,7 @@ impl Plan {
         let name = name.or_else(|| config.agent.name.clone()).unwrap_or_else(host::hostname);
         let client_id = ClientId::parse(&name)
             .with_context(|| format!("name the probe {name:?}; --name sets another"))?;
-        let targets = targets_of(config, &asked.targets);
+        let targets = targets_of(config, &asked.targets)?;
         if targets.is_empty() {
             bail!("there is nothing to measure: name a target with --target URL, or with [[probe.targets]]");
         }
@@ -104,7 +108,7 @@ fn authorities(file: Option<&Path>) -> Result<String> {
 
 /// Targets of the settings and of the command line. Their ids follow from their addresses, so that their
 /// phases stay the same over restarts.
-fn targets_of(config: &Config, more: &[String]) -> Vec<Target> {
+fn targets_of(config: &Config, more: &[String]) -> Result<Vec<Target>> {
     let named = more.iter().map(|url| ProbeTarget { url: url.clone(), ..ProbeTarget::default() });
     let mut targets: Vec<Target> = Vec::new();
     for wanted in config.probe.targets.iter().cloned().chain(named) {
@@ -112,22 +116,16 @@ fn targets_of(config: &Config, more: &[String]) -> Vec<Target> {
             continue;
         }
         let target_id = TargetId::parse(&format!("{:016x}", fnv1a(&wanted.url))).expect("hexadecimal");
-        let interval_s = wanted.interval_s.unwrap_or(config.probe.interval_s);
-        let usual = Target::usual(target_id, wanted.url, 0);
-        targets.push(Target {
-            name: wanted.name.unwrap_or_else(|| usual.name.clone()),
-            interval_s: u32::try_from(interval_s).unwrap_or(u32::MAX),
+        let usual = Target {
+            interval_s: u32::try_from(config.probe.interval_s).unwrap_or(u32::MAX),
             timeout_ms: u32::try_from(config.probe.timeout_ms).unwrap_or(u32::MAX),
-            throughput_url: wanted.throughput_url,
-            families: wanted.families,
             origin: TargetOrigin::Config,
-            packets: wanted.packets,
-            trace_every_s: wanted.trace_every_s,
-            load_every_s: wanted.load_every_s,
-            ..usual
-        });
+            ..Target::usual(target_id, wanted.url.clone(), 0)
+        };
+        let target = as_configured(&usual, &wanted).with_context(|| format!("measure {}", wanted.url))?;
+        targets.push(target);
     }
-    targets
+    Ok(targets)
 }
 
 async fn measure(config: &Config, data: &DataDirectory, plan: Plan) -> Result<Exit> {
@@ -141,12 +139,13 @@ async fn measure(config: &Config, data: &DataDirectory, plan: Plan) -> Result<Ex
     let counters = Arc::default();
     let urls: Vec<String> = plan.targets.iter().map(|target| target.url.clone()).collect();
     let (_targets, targets) = watch::channel(Arc::new(plan.targets));
+    let poster = EventPoster::new(&plan.ingest_url, &plan.token, &plan.authorities_pem)?;
     let probe = Probe {
         client_id: plan.client_id.clone(),
         prober: Arc::new(Prober::new(tls::root_store(&plan.authorities_pem)?)?),
         targets,
         spool,
-        poster: EventPoster::new(&plan.ingest_url, &plan.token, &plan.authorities_pem)?,
+        poster: watch::Sender::new(poster).subscribe(),
         clock,
         network: || (netinfo::interface_type(), netinfo::vpn_enabled()),
         backoff_max: BACKOFF_MAX,
@@ -250,12 +249,12 @@ mod tests {
             trace_every_s: Some(300),
             ..ProbeTarget::default()
         }];
-        let targets = targets_of(&config, &asked().targets);
+        let targets = targets_of(&config, &asked().targets).expect("sound");
         let seen: Vec<(&str, u32)> =
             targets.iter().map(|target| (target.url.as_str(), target.interval_s)).collect();
         assert_eq!(seen, [("tcp://b:1", 60), ("tcp://a:1", 10)]);
         assert_eq!(targets[0].trace_every_s, Some(300));
-        assert_eq!(targets, targets_of(&config, &asked().targets));
+        assert_eq!(Some(targets.clone()), targets_of(&config, &asked().targets).ok());
         assert_ne!(targets[0].target_id, targets[1].target_id);
     }
 }

@@ -1,17 +1,23 @@
 //! What is measured without anybody asking: the gateway, the name servers, and Caelum's own page; and what
 //! the settings name.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use anyhow::Result;
-use caelum_drivers::{netinfo, probe, random};
+use anyhow::{Context as _, Result};
+use caelum_drivers::random;
+use caelum_engine::{
+    selector,
+    target::{self as rules, TargetError},
+};
 use caelum_model::{
     UnixMs,
-    config::Config,
-    id::TargetId,
-    target::{Target, TargetOrigin},
+    config::{Config, ProbeTarget},
+    id::{ClientId, TargetId},
+    target::{Selector, Target, TargetOrigin},
 };
 use caelum_store::Store;
+
+use crate::commands::probing;
 
 /// Brings the stored targets in line with the settings and this machine; targets that people added stay, and
 /// so do the ids of targets that were there before.
@@ -19,8 +25,9 @@ pub(super) async fn establish(
     config: &Config,
     store: &Store,
     own: SocketAddr,
+    client_id: &ClientId,
     now_ms: UnixMs,
-) -> Result<Vec<Target>> {
+) -> Result<()> {
     let kept = store.targets().await?;
     let mut wanted: Vec<Target> = Vec::new();
     let mut want = |url: String, name: String, origin: TargetOrigin| {
@@ -36,6 +43,7 @@ pub(super) async fn establish(
             interval_s: seconds(config.probe.interval_s),
             timeout_ms: u32::try_from(config.probe.timeout_ms).unwrap_or(u32::MAX),
             origin,
+            probes: if origin == TargetOrigin::Default { only_by(client_id) } else { Selector::default() },
             ..Target::usual(target_id, url, created_at_ms)
         });
     };
@@ -55,42 +63,32 @@ pub(super) async fn establish(
     for target in &mut wanted {
         if let Some(configured) = config.probe.targets.iter().find(|configured| configured.url == target.url)
         {
-            target.interval_s = seconds(configured.interval_s.unwrap_or(config.probe.interval_s));
-            target.throughput_url.clone_from(&configured.throughput_url);
-            target.families = configured.families;
-            target.packets = configured.packets;
-            target.trace_every_s = configured.trace_every_s;
-            target.load_every_s = configured.load_every_s;
+            *target = as_configured(target, configured).with_context(|| format!("set {}", configured.url))?;
         }
     }
     store.replace_targets(vec![TargetOrigin::Default, TargetOrigin::Config], wanted).await?;
-    Ok(store.targets().await?)
+    Ok(())
+}
+
+/// What is around this machine is not around another. A name that no selector can hold leaves it to all.
+fn only_by(client_id: &ClientId) -> Selector {
+    let by_name = Selector(vec![format!("probe:{client_id}")]);
+    if selector::check(&by_name).is_ok() { by_name } else { Selector::default() }
+}
+
+/// The target with what the settings say of it.
+pub(in crate::commands) fn as_configured(target: &Target, configured: &ProbeTarget) -> Result<Target, TargetError> {
+    let change = match &configured.template {
+        Some(template) => rules::with_template(&configured.url, template, configured.change())?,
+        None => configured.change(),
+    };
+    rules::changed(target, change)
 }
 
 fn defaults(own: SocketAddr) -> Vec<(String, String)> {
-    let mut defaults = Vec::new();
-    if let Some(gateway) = netinfo::default_gateway() {
-        match probe::check_icmp() {
-            Ok(()) => defaults.push((format!("icmp://{}", host(gateway)), "Gateway".to_owned())),
-            Err(refused) => {
-                tracing::info!(code = "up.no_icmp", %refused, "the gateway is not measured by ping")
-            }
-        }
-    }
-    for resolver in netinfo::resolvers() {
-        let port = if resolver.port() == 53 { String::new() } else { format!(":{}", resolver.port()) };
-        let url = format!("dns://{}{port}", host(resolver.ip()));
-        defaults.push((url, format!("Resolver {}", resolver.ip())));
-    }
+    let mut defaults = probing::surroundings();
     defaults.push((format!("https://{own}/login"), "Caelum's own page".to_owned()));
     defaults
-}
-
-fn host(ip: IpAddr) -> String {
-    match ip {
-        IpAddr::V4(v4) => v4.to_string(),
-        IpAddr::V6(v6) => format!("[{v6}]"),
-    }
 }
 
 fn short(url: &str) -> String {
