@@ -5,7 +5,8 @@
 //! to the world.
 //!
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
-//! [`window`] counts it ([`trace`] follows a few on their way), [`score`] and [`diagnose`] judge it; [`health`] judges machines, [`enrol`] who becomes
+//! [`window`] counts it ([`trace`] follows a few on their way), [`score`] and [`diagnose`] judge it,
+//! [`locate`] says where it is wrong and [`incident`] from when to when; [`health`] judges machines, [`enrol`] who becomes
 //! a node. [`discovery`] hears which machines there are, [`membership`] knows which nodes run, over datagrams
 //! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
 //! are.
@@ -22,9 +23,11 @@ pub mod drain;
 pub mod enrol;
 pub mod hash;
 pub mod health;
+pub mod incident;
 pub mod intake;
 pub mod lease;
 pub mod link;
+pub mod locate;
 pub mod lockout;
 pub mod membership;
 pub mod now;
