@@ -20,7 +20,8 @@ use score::{Score, run};
 const FAULTS: usize = 30;
 
 fn main() -> Result<()> {
-    let size = |name: &str, usual: u64| -> Result<usize> { Ok(usize::try_from(option(name, usual)?)?.max(1)) };
+    let size =
+        |name: &str, usual: u64| -> Result<usize> { Ok(usize::try_from(option(name, usual)?)?.max(1)) };
     let (first, seeds) = (option("--first", 101)?, option("--seeds", 10)?);
     let (days, probes, targets) = (size("--days", 1)?, size("--probes", 30)?, size("--targets", 10)?);
     let mut sum = Score::default();

@@ -47,9 +47,9 @@ mod verdict;
 
 pub use observation::{Observation, Reading};
 pub use pair::{LevelShift, Pair, Verdicts};
-pub(crate) use signals::{Symptoms, bit_of};
-pub use signals::{OwnVerdict, Signal, Signals};
 pub(crate) use reference::median;
+pub use signals::{OwnVerdict, Signal, Signals};
+pub(crate) use signals::{Symptoms, bit_of};
 pub(crate) use symptom::Symptom;
 
 use caelum_model::rollup::MINUTE_MS;

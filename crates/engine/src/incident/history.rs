@@ -210,9 +210,8 @@ impl History {
     }
 
     fn forget_old(&mut self) {
-        let is_much = |history: &Self| {
-            history.windows.len() > WINDOWS_MAX || history.pair_windows > PAIR_WINDOWS_MAX
-        };
+        let is_much =
+            |history: &Self| history.windows.len() > WINDOWS_MAX || history.pair_windows > PAIR_WINDOWS_MAX;
         while is_much(self) && self.windows.len() > 1 {
             if let Some((_, window)) = self.windows.pop_first() {
                 self.pair_windows -= window.len();

@@ -90,7 +90,7 @@ impl Incidents {
         for finding in findings {
             let key = (finding.entity.clone(), finding.class);
             let is_open = self.tracks.get(&key).is_some_and(|track| track.open.is_some());
-            if !is_open && self.is_part_of_open(&finding, seen) {
+            if !is_open && self.is_part_of_open(window_start_ms, &finding, seen) {
                 continue;
             }
             found.insert(key.clone());
@@ -101,7 +101,8 @@ impl Incidents {
             }
             let Some(opened_ms) = track.opens(window_start_ms, &finding) else { continue };
             track.pending = None;
-            track.open = Some(Open::new(opened_ms, window_start_ms, &finding, seen, track.flap.is_flapping()));
+            track.open =
+                Some(Open::new(opened_ms, window_start_ms, &finding, seen, track.flap.is_flapping()));
             for part in self.close_parts(window_start_ms, &finding, seen) {
                 changed.insert(part.id.clone(), part);
             }
@@ -141,10 +142,15 @@ impl Incidents {
         changed.into_values().collect()
     }
 
-    /// Whether what was found lies within the place of an open incident of its kind.
-    fn is_part_of_open(&self, finding: &Finding, seen: &[Seen]) -> bool {
+    /// Whether what was found lies within the place of an open incident of its kind, or of one that explains
+    /// it and was still there when it began: what has built up outlasts its cause by some windows.
+    fn is_part_of_open(&self, window_start_ms: UnixMs, finding: &Finding, seen: &[Seen]) -> bool {
         self.tracks.iter().any(|((entity, class), track)| {
-            *class == finding.class && track.open.is_some() && {
+            let Some(open) = &track.open else { return false };
+            let since_ms = finding.since_ms.unwrap_or(window_start_ms);
+            let is_explained =
+                class.explains(finding.class) && since_ms <= open.incident().updated_window_ms + MINUTE_MS;
+            (*class == finding.class || is_explained) && {
                 let within = finding.pairs.iter().filter(|number| seen[**number].facts.is_of(entity)).count();
                 within as f64 >= PART_SHARE * finding.pairs.len() as f64
             }

@@ -6,9 +6,7 @@ use caelum_model::{
     UnixMs,
     event::Family,
     id::ClientId,
-    incident::{
-        Entity, EntityKind, Incident, IncidentEvidence, PAIRS_MAX, PairRef, Severity, StepKind,
-    },
+    incident::{Entity, EntityKind, Incident, IncidentEvidence, PAIRS_MAX, PairRef, Severity, StepKind},
     rollup::{MINUTE_MS, Measure},
 };
 
@@ -154,8 +152,8 @@ impl Open {
     /// Share of the pairs it touches, of those seen, that belong to a place.
     pub(super) fn share_within(&self, wider: &Entity, seen: &[Seen]) -> f64 {
         let mine = seen.iter().filter(|pair| self.touched.contains(&pair.facts.pair));
-        let (all, within) =
-            mine.fold((0u32, 0u32), |(all, within), pair| (all + 1, within + u32::from(pair.facts.is_of(wider))));
+        let (all, within) = mine
+            .fold((0u32, 0u32), |(all, within), pair| (all + 1, within + u32::from(pair.facts.is_of(wider))));
         if all == 0 { 0.0 } else { f64::from(within) / f64::from(all) }
     }
 
@@ -370,6 +368,9 @@ fn pair_ref(pair: &Entity) -> Option<PairRef> {
     Some(PairRef {
         client_id: ClientId::parse(client_id).ok()?,
         target: target.clone(),
-        family: [Family::V4, Family::V6].into_iter().find(|known| known.as_str() == family).unwrap_or_default(),
+        family: [Family::V4, Family::V6]
+            .into_iter()
+            .find(|known| known.as_str() == family)
+            .unwrap_or_default(),
     })
 }

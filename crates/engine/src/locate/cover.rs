@@ -15,6 +15,8 @@ use crate::diagnose::{Signals, Symptom, Symptoms, bit_of, median};
 /// Deviation from which on a pair may be slow because of the network of a place, though it does not show it
 /// clearly.
 const LEANING_Z: f32 = 0.6;
+/// Deviation from which on packet trains lose more than usual, if transfers are slow, too.
+const LOSING_Z: f32 = 1.2;
 /// A consequence is named if this share of the pairs shows it.
 const CONSEQUENCE_SHARE: f64 = 0.4;
 /// A stage is as usual if at most this share of the pairs shows otherwise.
@@ -44,7 +46,14 @@ pub fn locate(config: &Config, seen: &[Seen], open: &BTreeSet<(Entity, Class)>) 
     let mut findings = Vec::new();
     for class in Class::ALL {
         while let Some(candidate) = cover.best(class) {
-            findings.push(cover.take(class, candidate));
+            let candidate = match class {
+                Class::Throughput => cover.as_loss(candidate),
+                _ => Ok(candidate),
+            };
+            findings.push(match candidate {
+                Ok(candidate) => cover.take(class, candidate),
+                Err(losing) => cover.take(Class::Loss, losing),
+            });
         }
     }
     findings.extend(cover.lone_pairs());
@@ -132,6 +141,35 @@ impl<'a> Cover<'a> {
         })
     }
 
+    /// Slow transfers at a place whose packet trains lose packets are loss that has not built up yet: Err.
+    fn as_loss(&mut self, slow: Candidate<'a>) -> Result<Candidate<'a>, Candidate<'a>> {
+        let loss = Symptom::Loss;
+        let members = self.places.get(slow.entity).map_or(&[][..], Vec::as_slice);
+        let (mut losing, mut observed) = (Vec::new(), 0u32);
+        for number in members.iter().copied() {
+            let signals = &self.seen[number].signals;
+            if signals.observed & loss.bit() == 0 || self.taken[number] & loss.bit() != 0 {
+                continue;
+            }
+            observed += 1;
+            if signals.of(loss).z > LOSING_Z {
+                losing.push(number);
+            }
+        }
+        if losing.is_empty() || losing.len() as u32 * 2 <= observed {
+            return Ok(slow);
+        }
+        for number in &losing {
+            self.left[*number] |= loss.bit();
+        }
+        for number in &slow.abnormal {
+            let slower = self.left[*number] & Class::Throughput.bits();
+            self.left[*number] &= !slower;
+            self.taken[*number] |= slower;
+        }
+        Err(Candidate { abnormal: losing, observed, ..slow })
+    }
+
     /// Whether two probes or two targets are among the pairs.
     fn is_several(&self, pairs: &[usize]) -> bool {
         let Some(first) = pairs.first().map(|number| &self.seen[*number].facts) else { return false };
@@ -211,6 +249,14 @@ impl<'a> Cover<'a> {
             }
             let class = Class::of(verdict.symptom);
             let entity = pair.facts.pair.clone();
+            let weight = f64::from(pair.signals.of(verdict.symptom).weight);
+            let is_failing = matches!(verdict.symptom, Symptom::Failures(_));
+            if is_failing
+                && weight < self.config.weight_lone_failures
+                && !self.open.contains(&(entity.clone(), class))
+            {
+                continue;
+            }
             let shown = self.shown(class, &[number], 1);
             let (_, sublabel) = self.label(class, EntityKind::Pair, &[number], &shown);
             let sublabel = match (verdict.label, sublabel) {
@@ -231,7 +277,7 @@ impl<'a> Cover<'a> {
                 consequences,
                 normal,
                 since_ms: Some(verdict.since_ms),
-                weight: f64::from(pair.signals.of(verdict.symptom).weight),
+                weight,
             });
         }
         findings
@@ -319,19 +365,16 @@ impl<'a> Cover<'a> {
     }
 
     /// Stages that are slow because of a class, and those that are as usual, over some pairs.
-    fn others(
-        &self,
-        class: Class,
-        pairs: &[usize],
-        explained: &[Symptoms],
-    ) -> (Vec<Measure>, Vec<Measure>) {
+    fn others(&self, class: Class, pairs: &[usize], explained: &[Symptoms]) -> (Vec<Measure>, Vec<Measure>) {
         let is_own = |measure: Measure| class.symptoms().any(|symptom| symptom.measure() == Some(measure));
         let mut slower: BTreeMap<Measure, usize> = BTreeMap::new();
         for (place, number) in pairs.iter().enumerate() {
             let signals = &self.seen[*number].signals;
             let gone = explained.get(place).copied().unwrap_or(0);
-            let by_explanation =
-                Symptom::ALL.into_iter().filter(|symptom| gone & symptom.bit() != 0).filter_map(Symptom::measure);
+            let by_explanation = Symptom::ALL
+                .into_iter()
+                .filter(|symptom| gone & symptom.bit() != 0)
+                .filter_map(Symptom::measure);
             let mut measures: Vec<Measure> = by_explanation.collect();
             measures.extend(Measure::ALL.into_iter().filter(|m| signals.consequences & bit_of(*m) != 0));
             measures.sort_unstable();
@@ -341,8 +384,11 @@ impl<'a> Cover<'a> {
             }
         }
         let least = (CONSEQUENCE_SHARE * pairs.len() as f64).max(1.0);
-        let consequences: Vec<Measure> =
-            slower.into_iter().filter(|(_, count)| *count as f64 >= least).map(|(measure, _)| measure).collect();
+        let consequences: Vec<Measure> = slower
+            .into_iter()
+            .filter(|(_, count)| *count as f64 >= least)
+            .map(|(measure, _)| measure)
+            .collect();
         let stages = [Symptom::Dns, Symptom::Connect, Symptom::Tls, Symptom::Server, Symptom::Throughput];
         let normal = stages
             .into_iter()
@@ -368,7 +414,9 @@ impl<'a> Cover<'a> {
             .filter(|pair| entity.ids.first().is_some_and(|name| name == pair.facts.client_id.as_str()))
             .collect();
         let troubled = own.iter().filter(|pair| pair.own_trouble.is_some()).count();
-        (troubled * 2 > own.len()).then(|| own.iter().rev().find_map(|pair| pair.own_trouble.as_deref())).flatten()
+        (troubled * 2 > own.len())
+            .then(|| own.iter().rev().find_map(|pair| pair.own_trouble.as_deref()))
+            .flatten()
     }
 }
 

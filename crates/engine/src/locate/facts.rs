@@ -39,13 +39,11 @@ impl Facts {
         groups: [Option<&str>; 2],
         machine: Option<&str>,
     ) -> Self {
-        let mut places = vec![
-            place(EntityKind::Probe, client_id.as_str()),
-            place(EntityKind::Target, &target),
-        ];
-        places.extend(machine.filter(|name| *name != client_id.as_str()).map(|name| {
-            place(EntityKind::Probe, name)
-        }));
+        let mut places =
+            vec![place(EntityKind::Probe, client_id.as_str()), place(EntityKind::Target, &target)];
+        places.extend(
+            machine.filter(|name| *name != client_id.as_str()).map(|name| place(EntityKind::Probe, name)),
+        );
         match groups {
             // What stays within a site does not cross what its members share towards others.
             [Some(from), Some(to)] if from == to => {}
@@ -63,9 +61,9 @@ impl Facts {
             places.extend(narrow);
         }
         let asked = target.strip_prefix("dns://").and_then(|rest| rest.split('/').next());
-        places.extend(asked.or(resolver).and_then(shared_resolver).map(|name| {
-            place(EntityKind::Resolver, &name)
-        }));
+        places.extend(
+            asked.or(resolver).and_then(shared_resolver).map(|name| place(EntityKind::Resolver, &name)),
+        );
         let ids = vec![client_id.as_str().to_owned(), target.clone(), family.as_str().to_owned()];
         let pair = Entity { kind: EntityKind::Pair, ids };
         Self { client_id, target, family, places, pair }

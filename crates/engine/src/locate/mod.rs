@@ -47,6 +47,9 @@ pub struct Config {
     pub penalty_counts: f64,
     /// What the pairs of a place must have built up together, in alarms of a lone pair.
     pub weight: f64,
+    /// What the failures of a lone pair must have built up: of many pairs one now and then fails three times
+    /// in two minutes by chance.
+    pub weight_lone_failures: f64,
     /// Share of its pairs at which a place keeps its open incident.
     pub coverage_open: f64,
     /// What a pair as usual takes from the score of a place with an open incident.
@@ -63,6 +66,7 @@ impl Default for Config {
             penalty: 1.2,
             penalty_counts: 0.7,
             weight: 1.0,
+            weight_lone_failures: 1.3,
             coverage_open: 0.35,
             penalty_open: 0.5,
             weight_open: 0.3,
@@ -91,15 +95,8 @@ pub enum Class {
 
 impl Class {
     /// Every class.
-    pub const ALL: [Self; 7] = [
-        Self::Unreachable,
-        Self::Loss,
-        Self::Network,
-        Self::Dns,
-        Self::Tls,
-        Self::Server,
-        Self::Throughput,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Unreachable, Self::Loss, Self::Network, Self::Dns, Self::Tls, Self::Server, Self::Throughput];
 
     /// The class that a label belongs to; with its sub-label, since two kinds of handshakes have one label.
     pub fn of_label(label: Label, sublabel: Option<&str>) -> Self {
@@ -155,6 +152,16 @@ impl Class {
 
     fn failure_bits() -> Symptoms {
         ErrorStage::ALL.into_iter().map(|stage| Symptom::Failures(stage).bit()).fold(0, |all, bit| all | bit)
+    }
+
+    /// Whether it can be why another is seen at the same place.
+    pub(crate) fn explains(self, other: Self) -> bool {
+        match self {
+            Self::Unreachable | Self::Loss | Self::Network | Self::Server => {
+                other > self && other != Self::Dns
+            }
+            Self::Dns | Self::Tls | Self::Throughput => false,
+        }
     }
 
     /// Whether it makes later stages slower in ways that cannot always be measured against it.

@@ -66,7 +66,10 @@ impl Score {
     pub fn delay(&self, share: f64) -> i64 {
         let mut delays = self.delays.clone();
         delays.sort_unstable();
-        delays.get(((delays.len() as f64 * share) as usize).min(delays.len().saturating_sub(1))).copied().unwrap_or(0)
+        delays
+            .get(((delays.len() as f64 * share) as usize).min(delays.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or(0)
     }
 
     pub fn add(&mut self, other: Self) {
@@ -163,7 +166,10 @@ pub fn score(seed: u64, world: &World, incidents: &[Incident]) -> Score {
             // What another fault at the same time explains is none of this one's.
             .filter(|incident| {
                 is_exact(fault, incident)
-                    || !world.faults.iter().any(|other| overlaps(other, incident) && is_exact(other, incident))
+                    || !world
+                        .faults
+                        .iter()
+                        .any(|other| overlaps(other, incident) && is_exact(other, incident))
             })
             .collect();
         let exact = touching.iter().find(|incident| is_exact(fault, incident));
@@ -178,7 +184,11 @@ pub fn score(seed: u64, world: &World, incidents: &[Incident]) -> Score {
                 let window = (incident.detected_window_ms - START_MS) / MINUTE_MS;
                 score.delays.push(window - fault.first_window() as i64 + 1);
             }
-            None => score.notes.push(format!("seed {seed}: MISSED {}", told(fault))),
+            None => {
+                score.notes.push(format!("seed {seed}: MISSED {}", told(fault)));
+                let beside = by_opening.iter().filter(|incident| overlaps(fault, incident));
+                score.notes.extend(beside.map(|incident| format!("    beside {}", said(incident))));
+            }
         }
     }
     score
@@ -233,10 +243,21 @@ fn kind_of(incident: &Incident) -> String {
 
 fn said(incident: &Incident) -> String {
     let at = |ms: i64| (ms - START_MS) / MINUTE_MS;
-    format!("{}..{:?} {}", at(incident.opened_window_ms), incident.closed_window_ms.map(at), incident.sentence)
+    format!(
+        "{}..{:?} {}",
+        at(incident.opened_window_ms),
+        incident.closed_window_ms.map(at),
+        incident.sentence
+    )
 }
 
 fn told(fault: &Fault) -> String {
-    format!("{:?} at {} {} in {}..{}", fault.what, fault.kind.as_str(), fault.name, fault.first_window(), fault.last_window())
+    format!(
+        "{:?} at {} {} in {}..{}",
+        fault.what,
+        fault.kind.as_str(),
+        fault.name,
+        fault.first_window(),
+        fault.last_window()
+    )
 }
-

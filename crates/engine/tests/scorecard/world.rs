@@ -332,12 +332,11 @@ impl World {
                     made.lookup_ms += ms;
                 }
             }
-            let mut note = |measure: Measure, value: f64| {
-                match values.iter_mut().find(|(known, _)| *known == measure) {
+            let mut note =
+                |measure: Measure, value: f64| match values.iter_mut().find(|(known, _)| *known == measure) {
                     Some((_, all)) => all.push(value),
                     None => values.push((measure, vec![value])),
-                }
-            };
+                };
             let round_trip = usual_ms + made.extra_ms;
             if aim.way == Way::Train {
                 note(Measure::Rtt, chance.around(round_trip, spread));
