@@ -8,6 +8,10 @@ use caelum_model::{
 };
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
+mod network;
+
+pub use network::{IncidentFilter, Incidents, IncidentsCommand, Probes, ProbesCommand, TargetWish, Targets};
+
 use crate::config::keys::{Field, KEYS, LONG_FLAGS, position};
 
 /// Shows how a machine fares and how good its network is.
@@ -58,6 +62,8 @@ pub enum Command {
     DeadLetters(DeadLetters),
     /// Show the probes, or how complete is what one of them sent.
     Probes(Probes),
+    /// Show what is wrong, where and since when.
+    Incidents(Incidents),
     /// Ask the network which machines are there, and show what is heard.
     Discover(Discover),
     /// List the machines that were heard.
@@ -338,41 +344,6 @@ pub enum User {
     },
 }
 
-/// `caelum targets …`
-#[derive(Debug, Subcommand)]
-pub enum Targets {
-    /// List what is measured.
-    List(Client),
-    /// Measure something more.
-    Add {
-        /// https://host/path, http://…, tcp://host:port, dns://resolver/name or icmp://host
-        url: String,
-        /// What people call it [default: the URL]
-        #[arg(long)]
-        name: Option<String>,
-        /// Time between measurements, s
-        #[arg(long, value_name = "S")]
-        interval_s: Option<u32>,
-        /// Object whose download gives the throughput
-        #[arg(long, value_name = "URL")]
-        throughput_url: Option<String>,
-        /// IP versions
-        #[arg(long, value_parser = ["any", "ipv4", "ipv6", "both"])]
-        families: Option<String>,
-        /// Which server is asked.
-        #[command(flatten)]
-        client: Client,
-    },
-    /// Measure it no longer. What was measured stays.
-    Remove {
-        /// The target's id or URL, as listed
-        target: String,
-        /// Which server is asked.
-        #[command(flatten)]
-        client: Client,
-    },
-}
-
 /// `caelum dead-letters …`
 #[derive(Debug, Subcommand)]
 pub enum DeadLetters {
@@ -418,17 +389,6 @@ pub enum DeadLetters {
         #[command(flatten)]
         client: Client,
     },
-}
-
-/// `caelum probes`
-#[derive(Debug, Args)]
-pub struct Probes {
-    /// The probe; all of them without one
-    #[arg(value_name = "ID")]
-    pub probe: Option<String>,
-    /// Which server is asked.
-    #[command(flatten)]
-    pub client: Client,
 }
 
 /// `caelum discover`

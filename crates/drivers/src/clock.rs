@@ -56,6 +56,28 @@ impl Clock for ManualClock {
     }
 }
 
+/// Whether something outside keeps this machine's clock right, and how far it may be off then.
+#[cfg(target_os = "linux")]
+pub fn synchronisation() -> (bool, Duration) {
+    // SAFETY: a `timex` of zeros asks for nothing to be changed, and the pointer is to one.
+    let (state, answer) = unsafe {
+        let mut asked: libc::timex = std::mem::zeroed();
+        (libc::adjtimex(&raw mut asked), asked)
+    };
+    let error = Duration::from_micros(u64::try_from(answer.maxerror).unwrap_or(u64::MAX));
+    let is_synchronised = state >= 0 && state != libc::TIME_ERROR && answer.status & libc::STA_UNSYNC == 0;
+    (is_synchronised, if state < 0 { UNKNOWN_ERROR } else { error })
+}
+
+/// Not known on this system.
+#[cfg(not(target_os = "linux"))]
+pub fn synchronisation() -> (bool, Duration) {
+    (false, UNKNOWN_ERROR)
+}
+
+/// What a clock is taken to be off by that nobody vouches for.
+const UNKNOWN_ERROR: Duration = Duration::from_secs(16);
+
 /// Milliseconds since 1970; a clock that was never set may lie before it.
 fn to_unix_ms(time: SystemTime) -> UnixMs {
     let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);

@@ -5,10 +5,12 @@
 //! and limits come in as arguments; the environment and the command line are `cli`'s.
 //!
 //! Reading order: [`clock`] and [`random`], [`tls`], [`ports`],
-//! [`netinfo`], [`host`], [`memory`], [`spool`], [`probe`], [`poster`], [`exchange`], [`beacon`], [`link`], [`traces`].
+//! [`netinfo`], [`host`], [`memory`], [`spool`], [`probe`], [`stamp`], [`condition`], [`poster`], [`exchange`], [`beacon`], [`link`], [`traces`].
 
+mod ancillary;
 pub mod beacon;
 pub mod clock;
+pub mod condition;
 pub mod doctor;
 pub mod exchange;
 mod fault;
@@ -17,10 +19,12 @@ pub mod link;
 pub mod mcp;
 pub mod memory;
 pub mod netinfo;
+pub mod orders;
 pub mod ports;
 pub mod poster;
 pub mod probe;
 pub mod random;
 pub mod spool;
+pub mod stamp;
 pub mod tls;
 pub mod traces;

@@ -4,10 +4,19 @@
 //! [`PostError::retry_after`]. The connection is kept for the next request; redirects are not followed,
 //! because the token is for this address only.
 
-use std::{error::Error, io, time::Duration};
+use std::{
+    error::Error,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use caelum_model::wire::{AcceptedJson, ErrorJson, RejectedJson};
 use reqwest::{Client, Response, StatusCode, header, redirect};
+use rustls::ClientConfig;
 use serde::Deserialize;
 
 use crate::{
@@ -118,12 +127,15 @@ impl PostError {
     }
 }
 
-/// Posts events to one address with one token.
+/// Posts events with one token, or as a node, to one address, or to the next one where it is not reached.
 #[derive(Clone, Debug)]
 pub struct EventPoster {
     client: Client,
-    url: String,
-    authorization: header::HeaderValue,
+    urls: Arc<[String]>,
+    /// Which of them is tried first.
+    turn: Arc<AtomicUsize>,
+    /// None where the certificate says who posts.
+    authorization: Option<header::HeaderValue>,
 }
 
 impl EventPoster {
@@ -140,69 +152,93 @@ impl EventPoster {
         }
         let mut tls = tls::client_config(tls::root_store(extra_authorities_pem)?)?;
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .http1_only()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(REQUEST_TIMEOUT)
-            .pool_max_idle_per_host(1)
-            .tcp_nodelay(true)
-            .user_agent(concat!("caelum-probe/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| wrong(chain(&error)))?;
-        Ok(Self { client, url: url.to_owned(), authorization })
+        let client = client(tls).map_err(|error| wrong(chain(&error)))?;
+        Ok(Self {
+            client,
+            urls: Arc::from([url.to_owned()]),
+            turn: Arc::default(),
+            authorization: Some(authorization),
+        })
+    }
+
+    /// A poster of a node to its servers, each `HOST:PORT`, with what [`tls::to_server_config`] made.
+    pub fn as_node(servers: &[String], tls: ClientConfig) -> Result<Self, PosterError> {
+        let wrong = |detail: String| PosterError::Setting { url: servers.join(", "), detail };
+        if servers.is_empty() {
+            return Err(wrong("no server is known".to_owned()));
+        }
+        let client = client(tls).map_err(|error| wrong(chain(&error)))?;
+        let urls = servers.iter().map(|server| format!("https://{server}/events")).collect();
+        Ok(Self { client, urls, turn: Arc::default(), authorization: None })
     }
 
     /// Posts events, one JSON object a line. When this returns an answer, the accepted ones are durable.
+    ///
+    /// Where there are several addresses and this one is not reached, the next try is for the next one.
     pub async fn post(&self, ndjson: Vec<u8>) -> Result<AcceptedJson, PostError> {
+        let turn = self.turn.load(Ordering::Relaxed);
+        let answer = self.post_to(&self.urls[turn % self.urls.len()], ndjson).await;
+        let is_elsewhere = |error: &PostError| {
+            matches!(error, PostError::Unreachable { .. })
+                || error.status().is_some_and(|status| status >= 500)
+        };
+        if answer.as_ref().is_err_and(is_elsewhere) {
+            self.turn.store(turn.wrapping_add(1), Ordering::Relaxed);
+        }
+        answer
+    }
+
+    async fn post_to(&self, url: &str, ndjson: Vec<u8>) -> Result<AcceptedJson, PostError> {
         let unreachable =
-            |error: reqwest::Error| PostError::Unreachable { url: self.url.clone(), detail: chain(&error) };
-        let response = self
-            .client
-            .post(&self.url)
-            .header(header::AUTHORIZATION, self.authorization.clone())
-            .header(header::CONTENT_TYPE, NDJSON)
-            .body(ndjson)
-            .send()
-            .await
-            .map_err(unreachable)?;
+            |error: reqwest::Error| PostError::Unreachable { url: url.to_owned(), detail: chain(&error) };
+        let mut request = self.client.post(url).header(header::CONTENT_TYPE, NDJSON).body(ndjson);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization.clone());
+        }
+        let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let retry_after = retry_after(&response);
         let body = read_bounded(response).await.map_err(unreachable)?;
         if status == StatusCode::ACCEPTED || status == StatusCode::OK {
             return serde_json::from_slice(&body)
-                .map_err(|error| PostError::Foreign { url: self.url.clone(), detail: error.to_string() });
+                .map_err(|error| PostError::Foreign { url: url.to_owned(), detail: error.to_string() });
         }
         if !status.is_client_error() && !status.is_server_error() {
-            return Err(PostError::Foreign { url: self.url.clone(), detail: format!("status {status}") });
+            return Err(PostError::Foreign { url: url.to_owned(), detail: format!("status {status}") });
         }
-        Err(self.refusal(status, retry_after, &body))
+        Err(refusal(url, status, retry_after, &body))
     }
+}
 
-    fn refusal(&self, status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> PostError {
-        /// Where an ingest lists what is wrong with each event.
-        #[derive(Default, Deserialize)]
-        struct Details {
-            #[serde(default)]
-            rejected: Vec<RejectedJson>,
-        }
-        let (code, message, rejected) = match serde_json::from_slice::<ErrorJson>(body) {
-            Ok(ErrorJson { error }) => {
-                let details: Details = serde_json::from_value(error.details).unwrap_or_default();
-                (error.code, error.message, details.rejected)
-            }
-            Err(_) => (String::new(), status.canonical_reason().unwrap_or("refused").to_owned(), Vec::new()),
-        };
-        PostError::Refused {
-            url: self.url.clone(),
-            status: status.as_u16(),
-            code,
-            message,
-            retry_after,
-            rejected,
-        }
+fn refusal(url: &str, status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> PostError {
+    /// Where an ingest lists what is wrong with each event.
+    #[derive(Default, Deserialize)]
+    struct Details {
+        #[serde(default)]
+        rejected: Vec<RejectedJson>,
     }
+    let (code, message, rejected) = match serde_json::from_slice::<ErrorJson>(body) {
+        Ok(ErrorJson { error }) => {
+            let details: Details = serde_json::from_value(error.details).unwrap_or_default();
+            (error.code, error.message, details.rejected)
+        }
+        Err(_) => (String::new(), status.canonical_reason().unwrap_or("refused").to_owned(), Vec::new()),
+    };
+    PostError::Refused { url: url.to_owned(), status: status.as_u16(), code, message, retry_after, rejected }
+}
+
+/// What posts and asks: one connection that is kept, no redirects.
+pub(crate) fn client(tls: ClientConfig) -> reqwest::Result<Client> {
+    Client::builder()
+        .tls_backend_preconfigured(tls)
+        .http1_only()
+        .redirect(redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(REQUEST_TIMEOUT)
+        .pool_max_idle_per_host(1)
+        .tcp_nodelay(true)
+        .user_agent(concat!("caelum-probe/", env!("CARGO_PKG_VERSION")))
+        .build()
 }
 
 /// The header in its form of seconds; the form with a date is not sent by any ingest of ours.
@@ -212,7 +248,7 @@ fn retry_after(response: &Response) -> Option<Duration> {
 }
 
 /// What is beyond the bound is cut off, which makes the answer unreadable and so a foreign one.
-async fn read_bounded(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
+pub(crate) async fn read_bounded(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > MAX_ANSWER_BYTES {
@@ -224,7 +260,7 @@ async fn read_bounded(mut response: Response) -> Result<Vec<u8>, reqwest::Error>
 }
 
 /// The connection's own error says what happened; the layers around it only say that something did.
-fn chain(error: &reqwest::Error) -> String {
+pub(crate) fn chain(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "timed out".to_owned();
     }

@@ -253,7 +253,9 @@ fn check_target(target: &str) -> Result<(), Refusal> {
         return refuse(InvalidRequest, format!("target is longer than {TARGET_BYTES_MAX} bytes"));
     }
     let is_url = target.split_once("://").is_some_and(|(scheme, rest)| {
-        !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric()) && !rest.is_empty()
+        !scheme.is_empty()
+            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+            && !rest.is_empty()
     });
     if !is_url || target.chars().any(|c| c.is_control() || c == ' ') {
         return refuse(InvalidRequest, "target is not a URL such as https://example.net/");

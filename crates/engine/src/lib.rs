@@ -7,9 +7,10 @@
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
 //! [`window`] counts it ([`trace`] follows a few on their way), [`score`] and [`diagnose`] judge it,
 //! [`locate`] says where it is wrong and [`incident`] from when to when; [`health`] judges machines, [`enrol`] who becomes
-//! a node. [`discovery`] hears which machines there are, [`membership`] knows which nodes run, over datagrams
+//! a node, [`selector`] who measures what. [`discovery`] hears which machines there are, [`membership`] knows which nodes run, over datagrams
 //! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
-//! are.
+//! are. [`stamp`] measures both ways of a path apart; [`facts`] is what
+//! follows from one measurement.
 
 #![deny(missing_docs)]
 
@@ -21,6 +22,7 @@ pub mod discovery;
 pub mod doctor;
 pub mod drain;
 pub mod enrol;
+pub mod facts;
 pub mod hash;
 pub mod health;
 pub mod incident;
@@ -36,7 +38,9 @@ pub mod ranges;
 pub mod schedule;
 pub mod score;
 pub mod seal;
+pub mod selector;
 pub mod sketch;
+pub mod stamp;
 pub mod timestamp;
 pub mod trace;
 pub mod window;

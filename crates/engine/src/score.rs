@@ -1,4 +1,4 @@
-//! Numbers people understand, from distributions: voice quality and experience.
+//! Numbers people understand: voice quality and experience from distributions, responsiveness from times.
 //!
 //! Each function states its assumptions; a score with a missing input is none, never zero.
 
@@ -72,9 +72,54 @@ pub fn experience(total: &Histogram, failures: u64) -> Option<f64> {
     Some((satisfied as f64 + tolerated as f64 / 2.0) * 100.0 / all as f64)
 }
 
+/// Responsiveness under load, in round trips a minute (draft-ietf-ippm-responsiveness).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Responsiveness {
+    /// Of connections made while the line is loaded.
+    pub foreign: f64,
+    /// Of requests on the connections that load it.
+    pub loaded: f64,
+    /// The mean of both: what people are told.
+    pub both: f64,
+}
+
+/// Responsiveness from times under load, ms: connect, handshake (empty without TLS, where there are two
+/// parts instead of three) and first byte on connections of their own, and first byte on the loaded ones.
+/// Each is a mean without the slowest twentieth. None where a part was not measured.
+pub fn responsiveness(tcp: &[f64], tls: &[f64], http: &[f64], loaded: &[f64]) -> Option<Responsiveness> {
+    let (tcp, http, loaded) = (trimmed_mean(tcp)?, trimmed_mean(http)?, trimmed_mean(loaded)?);
+    let foreign = match trimmed_mean(tls) {
+        Some(tls) => (tcp + tls + http) / 3.0,
+        None => (tcp + http) / 2.0,
+    };
+    let a_minute = |ms: f64| (ms > 0.0).then(|| 60_000.0 / ms);
+    let (foreign, loaded) = (a_minute(foreign)?, a_minute(loaded)?);
+    Some(Responsiveness { foreign, loaded, both: (foreign + loaded) / 2.0 })
+}
+
+/// The mean without the largest 5 %.
+fn trimmed_mean(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.truncate(values.len() - values.len() / 20);
+    (!sorted.is_empty()).then(|| sorted.iter().sum::<f64>() / sorted.len() as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn responsiveness_meets_the_vector_of_the_draft() {
+        let got = responsiveness(&[20.0], &[40.0], &[30.0], &[50.0]);
+        assert_eq!(got, Some(Responsiveness { foreign: 2000.0, loaded: 1200.0, both: 1600.0 }));
+        let plain = responsiveness(&[20.0], &[], &[30.0], &[50.0]).map(|plain| plain.foreign);
+        assert_eq!(plain, Some(2400.0), "two parts without TLS, never three with a zero");
+        assert_eq!(responsiveness(&[20.0], &[40.0], &[30.0], &[]), None);
+        let mut mostly = vec![50.0; 19];
+        mostly.push(5_000.0);
+        assert_eq!(responsiveness(&[20.0], &[40.0], &[30.0], &mostly).map(|got| got.loaded), Some(1200.0));
+    }
 
     fn of(values: &[f64]) -> Histogram {
         let mut histogram = Histogram::default();

@@ -270,6 +270,10 @@ pub struct Probe {
     pub spool_max_mb: u64,
     /// Where events are posted; none means this process.
     pub ingest_url: Option<String>,
+    /// Whether other machines may measure this one.
+    pub reflector: bool,
+    /// UDP port where they do; 0 means any.
+    pub reflector_port: u16,
 }
 
 impl Default for Probe {
@@ -283,6 +287,8 @@ impl Default for Probe {
             targets: Vec::new(),
             spool_max_mb: 64,
             ingest_url: None,
+            reflector: true,
+            reflector_port: 862,
         }
     }
 }

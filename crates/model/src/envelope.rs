@@ -9,6 +9,10 @@ use crate::{cluster::Service, host::HostSample, node::NodePoint};
 pub const FRAME_MAX: usize = 1 << 20;
 /// Path of the WebSocket.
 pub const LINK_PATH: &str = "/cluster";
+/// Path where a node posts events under its certificate.
+pub const EVENTS_PATH: &str = "/events";
+/// Path where a node asks under its certificate what it is to measure.
+pub const ORDERS_PATH: &str = "/api/orders";
 
 /// Every message type: those of the programs that came first, then ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -1,8 +1,10 @@
 //! What is set for a probe: where it stands, and which targets are its.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{UnixMs, id::ClientId};
+use crate::{UnixMs, id::ClientId, target::Target};
 
 /// What people said about a probe. A probe nobody said anything about measures what every probe measures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -28,14 +30,16 @@ impl ProbeSetting {
     }
 }
 
-/// What a probe is told to do: the answer to a machine that measures for the cluster.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(default)]
+/// What a probe is told to do: the answer to `GET /api/orders`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ProbeOrders {
-    /// Name in events; none where the server lets it measure nothing.
-    pub client_id: Option<ClientId>,
-    /// Its ingest token, in each answer to a machine that asked for one.
-    pub token: Option<String>,
-    /// Targets, the other machines among them.
-    pub targets: Vec<crate::target::Target>,
+    /// Its name in events.
+    pub client_id: ClientId,
+    /// What it measures, the other machines among it.
+    pub targets: Vec<Target>,
+    /// Who may ask its reflector: addresses of the other machines.
+    #[schema(value_type = Vec<String>)]
+    pub reflects_for: Vec<IpAddr>,
+    /// Another revision says something else; asked with it, the server answers when there is another.
+    pub revision: String,
 }

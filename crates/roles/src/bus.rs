@@ -14,6 +14,8 @@ pub enum Change {
     RollupsChanged,
     /// Verdicts or what is usual were written.
     DiagnosesChanged,
+    /// Incidents opened, changed or closed.
+    IncidentsChanged,
     /// The list of targets changed.
     TargetsChanged,
     /// Thresholds or other settings changed.
@@ -24,10 +26,11 @@ pub enum Change {
 
 impl Change {
     /// Every change.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NodeSampled,
         Self::RollupsChanged,
         Self::DiagnosesChanged,
+        Self::IncidentsChanged,
         Self::TargetsChanged,
         Self::SettingsChanged,
         Self::RosterChanged,

@@ -12,6 +12,7 @@ pub mod enrol;
 pub mod ingest;
 pub mod keeper;
 pub mod memory;
+pub mod orders;
 pub mod probe;
 pub mod reporter;
 pub mod sampler;

@@ -20,8 +20,11 @@ use axum::{
 };
 use caelum_drivers::clock::Clock;
 use caelum_engine::intake::Bucket;
-use caelum_model::{UnixMs, wire::AcceptedJson};
-use caelum_roles::ingest::{Ingest, IngestError, Outcome, body, body::Shape};
+use caelum_model::{UnixMs, access::ClientBinding, cluster::NodePass, wire::AcceptedJson};
+use caelum_roles::{
+    ingest::{Ingest, IngestError, Outcome, body, body::Shape},
+    orders,
+};
 use caelum_store::Store;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
@@ -107,18 +110,15 @@ pub async fn accept(
     body: Body,
 ) -> Result<Response, ApiError> {
     let now_ms = gate.clock.now_ms();
+    let mut node = None;
     if let Some(extract::Extension(transport)) = transport {
         gate.admit(transport.peer.ip(), now_ms)?;
+        node = transport.node;
     }
-    let Some(secret) = auth::bearer(&headers) else {
-        return Err(ApiError::Unauthorized("send the probe's token as `Authorization: Bearer …`"));
+    let (sender, binding) = match node {
+        Some(pass) => sender_of_node(&gate.store, &pass).await?,
+        None => sender_of_token(&gate.store, &headers, now_ms).await?,
     };
-    let Some(token) = auth::live_token(secret, &gate.store, now_ms).await? else {
-        return Err(ApiError::Unauthorized("the token is unknown, expired or revoked"));
-    };
-    if !auth::may_ingest(&token) {
-        return Err(ApiError::ForbiddenBecause("forbidden", "the token has no scope `ingest`".into()));
-    }
     let limit_bytes = gate.limits.body_bytes_max;
     let plain = decompress(&headers, read(body, limit_bytes).await?, limit_bytes)?;
     let (shape, parsed) = body::parse(&plain, is_ndjson(&headers))
@@ -127,22 +127,45 @@ pub async fn accept(
         (Shape::Single, [Ok(event)]) => Some(event.event_id.to_string()),
         _ => None,
     };
-    let outcome =
-        gate.ingest.accept(&token.token_id, &token.binding, &parsed).await.map_err(|error| match error {
-            IngestError::RateLimited { retry_after_ms } => ApiError::RateLimited { retry_after_ms },
-            IngestError::Overloaded { reason, retry_after_ms } => {
-                ApiError::Overloaded { reason, retry_after_ms }
-            }
-            IngestError::Queue(cause) => {
-                tracing::error!(
-                    code = "ingest.not_confirmed",
-                    cause = Cause::from(cause).0,
-                    "the queue did not confirm; the sender is told to try again"
-                );
-                ApiError::Overloaded { reason: "the queue did not confirm".into(), retry_after_ms: 1_000 }
-            }
-        })?;
+    let outcome = gate.ingest.accept(&sender, &binding, &parsed).await.map_err(|error| match error {
+        IngestError::RateLimited { retry_after_ms } => ApiError::RateLimited { retry_after_ms },
+        IngestError::Overloaded { reason, retry_after_ms } => ApiError::Overloaded { reason, retry_after_ms },
+        IngestError::Queue(cause) => {
+            tracing::error!(
+                code = "ingest.not_confirmed",
+                cause = Cause::from(cause).0,
+                "the queue did not confirm; the sender is told to try again"
+            );
+            ApiError::Overloaded { reason: "the queue did not confirm".into(), retry_after_ms: 1_000 }
+        }
+    })?;
     Ok(answer(outcome, single))
+}
+
+/// A machine of the cluster speaks for the probe that it is, and no other.
+async fn sender_of_node(store: &Store, pass: &NodePass) -> Result<(String, ClientBinding), ApiError> {
+    let Some(client_id) = orders::client_id_of(store, &pass.node_id).await? else {
+        let reason = "this machine has not asked what to measure; it has no name in events";
+        return Err(ApiError::ForbiddenBecause("forbidden_client", reason.to_owned()));
+    };
+    Ok((pass.node_id.to_string(), ClientBinding::One(client_id)))
+}
+
+async fn sender_of_token(
+    store: &Store,
+    headers: &HeaderMap,
+    now_ms: UnixMs,
+) -> Result<(String, ClientBinding), ApiError> {
+    let Some(secret) = auth::bearer(headers) else {
+        return Err(ApiError::Unauthorized("send the probe's token as `Authorization: Bearer …`"));
+    };
+    let Some(token) = auth::live_token(secret, store, now_ms).await? else {
+        return Err(ApiError::Unauthorized("the token is unknown, expired or revoked"));
+    };
+    if !auth::may_ingest(&token) {
+        return Err(ApiError::ForbiddenBecause("forbidden", "the token has no scope `ingest`".into()));
+    }
+    Ok((token.token_id, token.binding))
 }
 
 fn answer(outcome: Outcome, event_id: Option<String>) -> Response {

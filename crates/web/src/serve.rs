@@ -21,7 +21,7 @@ use axum::{
 use caelum_drivers::{link::watch_socket, tls::node_pass};
 use caelum_model::{
     cluster::NodePass,
-    envelope::LINK_PATH,
+    envelope::{EVENTS_PATH, LINK_PATH, ORDERS_PATH},
     join::{ALPN_JOIN, ALPN_LINK, JOIN_PATH},
 };
 use hyper::body::Incoming;
@@ -112,7 +112,7 @@ pub async fn run(
 ) {
     let server = Arc::new(Server {
         tls,
-        link_app: app.clone().layer(axum::middleware::from_fn(only_links)),
+        link_app: app.clone().layer(axum::middleware::from_fn(only_nodes)),
         join_app: app.clone().layer(axum::middleware::from_fn(only_joins)),
         plain_app: app.clone().layer(axum::middleware::from_fn(only_strangers)),
         app,
@@ -294,18 +294,18 @@ impl Server {
     }
 }
 
-/// A link reaches the path of links and no other.
-async fn only_links(request: Request, next: Next) -> Response {
-    only(LINK_PATH, request, next).await
+/// A node under its certificate reaches what nodes need, and nothing else.
+async fn only_nodes(request: Request, next: Next) -> Response {
+    only(&[LINK_PATH, EVENTS_PATH, ORDERS_PATH], request, next).await
 }
 
 /// A machine that joins reaches the path of joining and no other.
 async fn only_joins(request: Request, next: Next) -> Response {
-    only(JOIN_PATH, request, next).await
+    only(&[JOIN_PATH], request, next).await
 }
 
-async fn only(path: &str, request: Request, next: Next) -> Response {
-    if request.uri().path() == path {
+async fn only(paths: &[&str], request: Request, next: Next) -> Response {
+    if paths.contains(&request.uri().path()) {
         return next.run(request).await;
     }
     crate::error::not_found().await.into_response()

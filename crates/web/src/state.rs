@@ -9,7 +9,7 @@ use caelum_drivers::clock::Clock;
 use caelum_engine::lockout::Lockout;
 use caelum_model::{UnixMs, cluster::Roster, id::NodeId, node::Thresholds};
 use caelum_queue::Queue;
-use caelum_roles::{aggregator::Progress, bus::Bus, cluster::Handle, enrol::Registrar};
+use caelum_roles::{aggregator::Progress, bus::Bus, cluster::Handle, enrol::Registrar, orders::Orders};
 use caelum_store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -62,6 +62,8 @@ pub struct State {
     pub gate: Arc<Gate>,
     /// What this process's aggregator is doing; none where it has none.
     pub aggregator: Option<Arc<Progress>>,
+    /// What probes are to measure.
+    pub orders: Arc<Orders>,
     /// News inside the process.
     pub bus: Bus,
     /// The time.
@@ -106,6 +108,8 @@ pub struct Parts {
     pub gate: Arc<Gate>,
     /// What this process's aggregator is doing; none where it has none.
     pub aggregator: Option<Arc<Progress>>,
+    /// What probes are to measure.
+    pub orders: Arc<Orders>,
     /// News inside the process.
     pub bus: Bus,
     /// The time.
@@ -143,6 +147,7 @@ impl State {
             queue: parts.queue,
             gate: parts.gate,
             aggregator: parts.aggregator,
+            orders: parts.orders,
             bus: parts.bus,
             clock: parts.clock,
             node_id: parts.node_id,

@@ -8,6 +8,7 @@ mod counting;
 mod db;
 mod dead_letters;
 mod doctor;
+mod incidents;
 mod join;
 mod lab;
 mod lone;
@@ -15,6 +16,7 @@ mod neighbours;
 mod node;
 mod nodes;
 mod pipeline;
+mod probing;
 mod targets;
 mod telemetry;
 mod token;
@@ -65,6 +67,7 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
         Command::Pipeline(arguments) => wait_for(counting::pipeline(arguments)),
         Command::DeadLetters(command) => wait_for(dead_letters::run(command)),
         Command::Probes(arguments) => wait_for(counting::probes(arguments)),
+        Command::Incidents(arguments) => wait_for(incidents::run(arguments)),
         Command::Discover(arguments) => wait_for(cluster::discover(arguments)),
         Command::Machines(arguments) => wait_for(cluster::machines(arguments)),
         Command::Topology(arguments) => wait_for(cluster::topology(arguments)),

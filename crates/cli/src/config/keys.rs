@@ -440,6 +440,25 @@ pub static KEYS: &[Key] = &[
         "Where measurements are posted. Without it, to this process."
     ),
     key!(
+        "probe",
+        "reflector",
+        Switch(probe.reflector),
+        "Whether the cluster's other machines may measure the way to this one and back (STAMP, RFC 8762)."
+    ),
+    Key {
+        section: "probe",
+        name: "reflector_port",
+        short_flag: None,
+        text: "UDP port where they do; another one, which the servers are told, where it is taken or not \
+               allowed. 0 means any.",
+        field: Field::Whole {
+            read: |config| u64::from(config.probe.reflector_port),
+            write: |config, port| config.probe.reflector_port = u16::try_from(port).unwrap_or(u16::MAX),
+            range: (0, 65_535),
+            unit: "",
+        },
+    },
+    key!(
         "ingest",
         "max_body_bytes",
         Whole(ingest.max_body_bytes, range: (64 * 1024, 256 * 1024 * 1024), unit: "bytes"),

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use caelum_engine::stamp::summarize;
 use caelum_model::event::{ErrorStage, Rtt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
@@ -16,8 +17,10 @@ use tokio::net::UdpSocket;
 use super::{Failure, Measurement, ms, words};
 use crate::{fault::describe, random};
 
-/// Packets in a train, and the time between two: 20 ms is the rhythm of a voice codec.
-const PACKETS: u16 = 5;
+/// Packets in a train where the target does not say, and the most that are sent.
+const PACKETS_USUAL: u16 = 5;
+const PACKETS_MAX: u16 = 250;
+/// Time between two: 20 ms is the rhythm of a voice codec.
 const SPACING: Duration = Duration::from_millis(20);
 /// After the last packet, a reply may take this many times the slowest one so far before it counts as lost,
 /// but never less than [`SHORTEST_WAIT`].
@@ -50,29 +53,51 @@ pub fn check_icmp() -> Result<(), IcmpRefused> {
 /// Sends the train and leaves what came back in the measurement.
 pub(super) async fn ping(
     address: IpAddr,
+    packets: Option<u16>,
     timeout: Duration,
     measurement: &mut Measurement,
 ) -> Result<(), Failure> {
     let failed = |detail: String| Failure::new(ErrorStage::Tcp, detail);
-    let (socket, is_raw) = open(address).map_err(|source| failed(IcmpRefused { source }.to_string()))?;
-    socket.connect(&SocketAddr::new(address, 0).into()).map_err(|error| failed(describe(&error)))?;
-    // The runtime knows no ICMP sockets; to send and receive on a connected one there is no difference.
-    let socket = UdpSocket::from_std(socket.into()).map_err(|error| failed(describe(&error)))?;
-    let mut train = Train::new(address, is_raw);
-    train.run(&socket, timeout).await.map_err(|error| failed(describe(&error)))?;
-    let rtt = summarize(&train.round_trips);
+    let packets = packets.unwrap_or(PACKETS_USUAL).clamp(1, PACKETS_MAX);
+    let train = send_train(address, packets, timeout).await.map_err(|refused| failed(refused.to_string()))?;
+    let train = train.map_err(|error| failed(describe(&error)))?;
+    let rtt = train.summary();
     measurement.rtt = Some(rtt);
     if rtt.received == 0 {
         return Err(failed(match train.complaint {
             Some(error) => describe(&error),
-            None => format!("none of {PACKETS} pings answered within {}", words(timeout)),
+            None => format!("none of {packets} pings answered within {}", words(timeout)),
         }));
     }
     Ok(())
 }
 
+/// The quicker of two round trips to a machine nearby; none where neither came back in time.
+pub async fn round_trip(address: IpAddr, timeout: Duration) -> Result<Option<Duration>, IcmpRefused> {
+    let train = send_train(address, 2, timeout).await?;
+    Ok(train.ok().and_then(|train| train.round_trips.iter().flatten().min().copied()))
+}
+
+/// Sends a whole train. The outer error is that this process may not.
+async fn send_train(
+    address: IpAddr,
+    packets: u16,
+    timeout: Duration,
+) -> Result<io::Result<Train>, IcmpRefused> {
+    let (socket, is_raw) = open(address).map_err(|source| IcmpRefused { source })?;
+    let sent = async {
+        socket.connect(&SocketAddr::new(address, 0).into())?;
+        // The runtime knows no ICMP sockets; to send and receive on a connected one there is no difference.
+        let socket = UdpSocket::from_std(socket.into())?;
+        let mut train = Train::new(address, is_raw, packets);
+        train.run(&socket, timeout).await?;
+        Ok(train)
+    };
+    Ok(sent.await)
+}
+
 /// An ICMP socket, and whether it is a raw one.
-fn open(address: IpAddr) -> io::Result<(Socket, bool)> {
+pub(super) fn open(address: IpAddr) -> io::Result<(Socket, bool)> {
     let (domain, protocol) = match address {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
@@ -101,11 +126,11 @@ struct Train {
 }
 
 impl Train {
-    fn new(address: IpAddr, is_raw: bool) -> Self {
+    fn new(address: IpAddr, is_raw: bool, packets: u16) -> Self {
         let mut token = [0; TOKEN_BYTES];
         random::fill(&mut token);
         let identifier = u16::from_be_bytes([token[0], token[1]]);
-        let places = usize::from(PACKETS);
+        let places = usize::from(packets);
         Self {
             is_v4: address.is_ipv4(),
             is_raw,
@@ -119,7 +144,8 @@ impl Train {
 
     async fn run(&mut self, socket: &UdpSocket, timeout: Duration) -> io::Result<()> {
         let started = Instant::now();
-        for number in 0..PACKETS {
+        for number in 0..self.round_trips.len() {
+            let number = u16::try_from(number).expect("a train is short");
             let packet = self.packet(number);
             self.sent_at.push(Instant::now());
             match socket.send(&packet).await {
@@ -175,6 +201,12 @@ impl Train {
         }
     }
 
+    fn summary(&self) -> Rtt {
+        let sent = u32::try_from(self.round_trips.len()).unwrap_or(u32::MAX);
+        let times: Vec<f64> = self.round_trips.iter().flatten().map(|round_trip| ms(*round_trip)).collect();
+        summarize(sent, &times)
+    }
+
     fn packet(&self, number: u16) -> Vec<u8> {
         let kind = if self.is_v4 { ECHO_REQUEST_V4 } else { ECHO_REQUEST_V6 };
         let mut packet = vec![kind, 0, 0, 0];
@@ -219,7 +251,7 @@ fn is_about_the_path(error: &io::Error) -> bool {
 }
 
 /// RFC 1071.
-fn checksum(bytes: &[u8]) -> u16 {
+pub(super) fn checksum(bytes: &[u8]) -> u16 {
     let words =
         bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])));
     let mut sum: u32 = words.sum();
@@ -229,31 +261,13 @@ fn checksum(bytes: &[u8]) -> u16 {
     !u16::try_from(sum).expect("folded to 16 bits")
 }
 
-/// The train in numbers. Jitter as in RFC 3550, section 6.4.1, over the round trips that came back.
-fn summarize(round_trips: &[Option<Duration>]) -> Rtt {
-    let times: Vec<f64> = round_trips.iter().flatten().map(|round_trip| ms(*round_trip)).collect();
-    let sent = u32::try_from(round_trips.len()).unwrap_or(u32::MAX);
-    let received = u32::try_from(times.len()).unwrap_or(u32::MAX);
-    let jitter_ms =
-        times.windows(2).fold(0.0, |jitter, pair| jitter + ((pair[1] - pair[0]).abs() - jitter) / 16.0);
-    Rtt {
-        sent,
-        received,
-        min_ms: times.iter().copied().reduce(f64::min).unwrap_or(0.0),
-        avg_ms: if times.is_empty() { 0.0 } else { times.iter().sum::<f64>() / times.len() as f64 },
-        max_ms: times.iter().copied().reduce(f64::max).unwrap_or(0.0),
-        jitter_ms,
-        loss_pct: if sent == 0 { 0.0 } else { f64::from(sent - received) * 100.0 / f64::from(sent) },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_checksum_of_a_packet_with_its_checksum_is_zero() {
-        let mut train = Train::new(IpAddr::from([127, 0, 0, 1]), true);
+        let mut train = Train::new(IpAddr::from([127, 0, 0, 1]), true, 5);
         train.sent_at.push(Instant::now());
         let packet = train.packet(0);
         assert_eq!(checksum(&packet), 0);
@@ -264,7 +278,7 @@ mod tests {
 
     #[test]
     fn only_replies_with_our_token_and_a_number_that_was_sent_count() {
-        let mut train = Train::new(IpAddr::from([127, 0, 0, 1]), false);
+        let mut train = Train::new(IpAddr::from([127, 0, 0, 1]), false, 5);
         train.is_raw = true;
         train.sent_at.push(Instant::now());
         let reply = |number: u16, kind: u8, token: &[u8]| {
@@ -280,18 +294,5 @@ mod tests {
         assert_eq!(train.number_of(&reply(0, ECHO_REPLY_V4, &[0; TOKEN_BYTES - 1])), None);
         assert_eq!(train.number_of(&[]), None);
         assert_eq!(train.number_of(&[0x4f; 30]), None);
-    }
-
-    #[test]
-    fn a_train_is_summed_up_with_its_losses_and_jitter() {
-        let at = |ms: u64| Some(Duration::from_millis(ms));
-        let rtt = summarize(&[at(10), at(26), None, at(26)]);
-        assert_eq!((rtt.sent, rtt.received, rtt.loss_pct), (4, 3, 25.0));
-        assert_eq!((rtt.min_ms, rtt.max_ms), (10.0, 26.0));
-        assert!((rtt.avg_ms - 62.0 / 3.0).abs() < 1e-9);
-        // J = 0 + (16 − 0)/16 = 1, then 1 + (0 − 1)/16.
-        assert!((rtt.jitter_ms - 0.9375).abs() < 1e-9);
-        let none = summarize(&[None, None]);
-        assert_eq!((none.received, none.loss_pct, none.jitter_ms), (0, 100.0, 0.0));
     }
 }

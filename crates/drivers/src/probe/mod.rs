@@ -20,6 +20,9 @@
 //! not followed. A ping fails when no packet comes back; its stage is `TCP`, the one that stands for "was
 //! reached". A throughput download that does not end in time is a failure with the rate so far.
 //!
+//! A STAMP train fails like a ping. Beside the timings, a measurement knows the answer, the certificate, both
+//! ways of a train, whether a resolver's answer was cached, and which family would win a race.
+//!
 //! A `dns` target without a name asks for the servers of the root. That needs no name to exist, so it is
 //! the default for any resolver, even on an isolated network: any answer but `SERVFAIL` shows a working
 //! resolver (some refuse the question, some know no root, and say so).
@@ -30,8 +33,12 @@
 
 mod dns;
 mod icmp;
+mod load;
+mod path;
 mod resolve;
+mod scripted;
 mod secure;
+mod stamp;
 mod url;
 mod web;
 
@@ -42,7 +49,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_trait::async_trait;
+use caelum_engine::facts;
 use caelum_model::{
+    details::{Details, Hop},
     event::{ErrorStage, Family, Rtt, Timings},
     target::{Families, Target},
 };
@@ -55,8 +65,10 @@ use crate::{
     tls::{self, TlsError},
 };
 
-pub use icmp::{IcmpRefused, check_icmp};
-pub use url::{Host, MAX_URL_BYTES, ProbeUrl, UrlError, WebUrl, parse, parse_web_url};
+pub use icmp::{IcmpRefused, check_icmp, round_trip};
+pub use path::trace;
+pub use scripted::{Scripted, Turn};
+pub use url::{DnsTransport, Host, MAX_URL_BYTES, ProbeUrl, UrlError, WebUrl, parse, parse_web_url};
 
 /// How long the system's name configuration is believed before it is read again.
 const NAMES_FRESH: Duration = Duration::from_secs(30);
@@ -86,6 +98,34 @@ pub struct Measurement {
     pub remote_ip: Option<String>,
     /// The packet train.
     pub rtt: Option<Rtt>,
+    /// Round trips a minute under load.
+    pub rpm: Option<f64>,
+    /// What else was seen.
+    pub details: Details,
+}
+
+/// What is done beside the measurement itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// The path is traced.
+    pub trace: bool,
+    /// The line is loaded, where the target names an object for it.
+    pub load: bool,
+}
+
+/// Who measures: the real prober, or [`Scripted`] in tests.
+#[async_trait]
+pub trait Measure: Send + Sync {
+    /// Measures a target once: one measurement, or one a family where both are wanted. Fails only on a URL
+    /// that cannot be measured at all.
+    async fn measure(&self, target: &Target, extras: Extras) -> Result<Vec<Measurement>, UrlError>;
+}
+
+#[async_trait]
+impl Measure for Prober {
+    async fn measure(&self, target: &Target, extras: Extras) -> Result<Vec<Measurement>, UrlError> {
+        measure_with(target, self, extras).await
+    }
 }
 
 /// What the machine knows about names.
@@ -112,7 +152,9 @@ enum NameSource {
 /// What measurements share: whom to trust and how to resolve.
 pub struct Prober {
     tls: Arc<ClientConfig>,
+    dns_tls: Arc<ClientConfig>,
     names: NameSource,
+    longest: dns::Longest,
 }
 
 impl fmt::Debug for Prober {
@@ -136,8 +178,10 @@ impl Prober {
         let mut tls = tls::client_config(roots)?;
         // A resumed session would skip the very work that is measured.
         tls.resumption = rustls::client::Resumption::disabled();
+        let mut dns_tls = tls.clone();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { tls: Arc::new(tls), names })
+        dns_tls.alpn_protocols = vec![b"dot".to_vec()];
+        Ok(Self { tls: Arc::new(tls), dns_tls: Arc::new(dns_tls), names, longest: dns::Longest::default() })
     }
 
     fn names(&self) -> Arc<Names> {
@@ -161,6 +205,15 @@ impl Prober {
 /// Measures a target once: one measurement, or one a family where both are wanted. Two are taken one after
 /// the other, so that they do not compete. Fails only on a URL that cannot be measured at all.
 pub async fn measure(target: &Target, prober: &Prober) -> Result<Vec<Measurement>, UrlError> {
+    measure_with(target, prober, Extras::default()).await
+}
+
+/// [`measure`], and what was asked for beside it.
+pub async fn measure_with(
+    target: &Target,
+    prober: &Prober,
+    extras: Extras,
+) -> Result<Vec<Measurement>, UrlError> {
     let url = parse(&target.url)?;
     let throughput = target.throughput_url.as_deref().map(parse_web_url).transpose()?;
     let names = prober.names();
@@ -170,6 +223,9 @@ pub async fn measure(target: &Target, prober: &Prober) -> Result<Vec<Measurement
         timeout: Duration::from_millis(u64::from(target.timeout_ms)).max(MIN_TIMEOUT),
         names: &names,
         tls: &prober.tls,
+        dns_tls: &prober.dns_tls,
+        longest: &prober.longest,
+        packets: target.packets,
     };
     let mut measurements = Vec::with_capacity(2);
     for family in families(target.families, &url) {
@@ -179,18 +235,35 @@ pub async fn measure(target: &Target, prober: &Prober) -> Result<Vec<Measurement
             measurement.error_stage = Some(failure.stage);
             measurement.error_detail = Some(failure.detail.chars().take(MAX_DETAIL).collect());
         }
+        if extras.trace {
+            measurement.details.path = task.trace(&measurement).await;
+        }
+        if extras.load && measurement.error_stage.is_none() {
+            load::measure(&task, &mut measurement).await;
+        }
         measurements.push(measurement);
+    }
+    if matches!(url, ProbeUrl::Web(_)) {
+        note_race(&mut measurements);
     }
     Ok(measurements)
 }
 
+/// What a browser would have chosen that tries both families, where there were addresses of both.
+fn note_race(measurements: &mut [Measurement]) {
+    let [v4, v6] = measurements else { return };
+    let connected = |one: &Measurement| one.timings.tcp_ms.map(|ms| (ms * 1_000.0) as u32);
+    if v4.remote_ip.is_some() && v6.remote_ip.is_some() {
+        let race = facts::race(connected(v4), connected(v6));
+        for one in [v4, v6] {
+            one.details.web.get_or_insert_default().race = Some(race.clone());
+        }
+    }
+}
+
 /// The families to measure; an address has only its own.
 fn families(wanted: Families, url: &ProbeUrl) -> &'static [Family] {
-    let (ProbeUrl::Web(WebUrl { host, .. })
-    | ProbeUrl::Tcp { host, .. }
-    | ProbeUrl::Dns { resolver: host, .. }
-    | ProbeUrl::Icmp { host }) = url;
-    match (wanted, host) {
+    match (wanted, url.host()) {
         (Families::Any, _) => &[Family::Any],
         (Families::Ipv4, _) => &[Family::V4],
         (Families::Ipv6, _) => &[Family::V6],
@@ -220,6 +293,9 @@ struct Task<'a> {
     timeout: Duration,
     names: &'a Names,
     tls: &'a Arc<ClientConfig>,
+    dns_tls: &'a Arc<ClientConfig>,
+    longest: &'a dns::Longest,
+    packets: Option<u16>,
 }
 
 impl Task<'_> {
@@ -236,13 +312,32 @@ impl Task<'_> {
                 let address = self.resolve(host, *port, measurement).await?;
                 self.connect(address, measurement).await.map(drop)
             }
-            ProbeUrl::Dns { resolver, port, name, record_type } => {
-                dns::ask(self, (resolver, *port), name, *record_type, measurement).await
+            ProbeUrl::Dns { resolver, port, name, record_type, transport, is_fresh } => {
+                let question = dns::Question {
+                    resolver: (resolver, *port),
+                    name,
+                    record_type: *record_type,
+                    transport: *transport,
+                    is_fresh: *is_fresh,
+                };
+                dns::ask(self, &question, measurement).await
             }
             ProbeUrl::Icmp { host } => {
                 let address = self.resolve(host, 0, measurement).await?;
-                icmp::ping(address.ip(), self.timeout, measurement).await
+                icmp::ping(address.ip(), self.packets, self.timeout, measurement).await
             }
+            ProbeUrl::Stamp { host, port } => {
+                let address = self.resolve(host, *port, measurement).await?;
+                stamp::send_train(address, self.packets, self.timeout, measurement).await
+            }
+        }
+    }
+
+    /// The path to the address that was measured; empty where none was found.
+    async fn trace(&self, measurement: &Measurement) -> Vec<Hop> {
+        match measurement.remote_ip.as_deref().and_then(|address| address.parse().ok()) {
+            Some(address) => path::trace(address).await,
+            None => Vec::new(),
         }
     }
 

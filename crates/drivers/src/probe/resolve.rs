@@ -16,7 +16,7 @@ use hickory_proto::{
     rr::{Name, RData, RecordType},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
 };
 
@@ -198,11 +198,28 @@ pub(super) async fn exchange(
         }
         Ok(answer)
     };
+    wait_for(server, attempt, within).await
+}
+
+/// One question and its answer on a connection.
+pub(super) async fn exchange_on(
+    server: SocketAddr,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    name: &Name,
+    record_type: RecordType,
+    within: Duration,
+) -> Result<Message, String> {
+    let question = question(name, record_type);
+    wait_for(server, on_stream(stream, &question), within).await
+}
+
+async fn wait_for(
+    server: SocketAddr,
+    attempt: impl Future<Output = io::Result<Message>>,
+    within: Duration,
+) -> Result<Message, String> {
     match tokio::time::timeout(within, attempt).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => {
-            Err::<Message, io::Error>(error).map_err(|error| format!("{} by {server}", describe(&error)))
-        }
+        Ok(answer) => answer.map_err(|error| format!("{} by {server}", describe(&error))),
         Err(_) => Err(format!("no answer from {server} within {}", words(within))),
     }
 }
@@ -242,12 +259,19 @@ async fn over_udp(server: SocketAddr, question: &Message) -> io::Result<Message>
 }
 
 async fn over_tcp(server: SocketAddr, question: &Message) -> io::Result<Message> {
-    let mut stream = TcpStream::connect(server).await?;
+    on_stream(&mut TcpStream::connect(server).await?, question).await
+}
+
+async fn on_stream(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    question: &Message,
+) -> io::Result<Message> {
     let bytes = encode(question)?;
     let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
     let mut framed = length.to_be_bytes().to_vec();
     framed.extend_from_slice(&bytes);
     stream.write_all(&framed).await?;
+    stream.flush().await?;
     let mut buffer = vec![0; usize::from(stream.read_u16().await?)];
     stream.read_exact(&mut buffer).await?;
     let answer = Message::from_vec(&buffer).map_err(io::Error::other)?;

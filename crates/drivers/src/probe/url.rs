@@ -5,9 +5,14 @@
 //! | `http://host[:port]/path`, `https://…` | resolve, connect, TLS, first byte; throughput if asked |
 //! | `tcp://host:port` | resolve, connect |
 //! | `dns://resolver[:port]/name[?type=A]` | one question to that resolver; without a name: the root's servers |
+//! | `dns+tcp://…`, `dns+tls://…` | the same over TCP, and over TLS (RFC 7858, port 853) |
+//! | `…?fresh=1` | a label before the name that nobody asked for before, so that no cache knows the answer |
 //! | `icmp://host` | a train of echo requests |
+//! | `stamp://host[:port]` | a train of STAMP packets (RFC 8762, port 862) |
 
 use std::{fmt, net::IpAddr, str::FromStr};
+
+use caelum_engine::stamp;
 
 use hickory_proto::rr::RecordType;
 use http::uri::PathAndQuery;
@@ -24,10 +29,10 @@ pub enum UrlError {
     #[error("the URL is longer than {MAX_URL_BYTES} bytes")]
     TooLong,
     /// Not of the form `scheme://…`.
-    #[error("the URL has no scheme: write http://, https://, tcp://, dns:// or icmp:// before it")]
+    #[error("the URL has no scheme: write http://, https://, tcp://, dns://, icmp:// or stamp:// before it")]
     NoScheme,
     /// Nothing here measures that.
-    #[error("'{0}' cannot be measured: use http, https, tcp, dns or icmp")]
+    #[error("'{0}' cannot be measured: use http, https, tcp, dns, dns+tcp, dns+tls, icmp or stamp")]
     UnknownScheme(String),
     /// Blanks, control characters, or letters beyond ASCII.
     #[error("the URL contains {0:?}: write it percent-encoded, host names in their xn-- form")]
@@ -48,7 +53,7 @@ pub enum UrlError {
     #[error("a tcp target needs a port: tcp://host:port")]
     NoPort,
     /// This scheme has nothing behind the host.
-    #[error("a {scheme} target ends with its host{}", if *scheme == "tcp" { " and port" } else { "" })]
+    #[error("a {scheme} target ends with its host{}", if *scheme == "icmp" { "" } else { " and port" })]
     Path {
         /// The scheme.
         scheme: &'static str,
@@ -62,6 +67,9 @@ pub enum UrlError {
     /// No name that DNS could hold.
     #[error("'{0}' is no name that can be asked for")]
     Name(String),
+    /// A fresh name is one below a name.
+    #[error("fresh=1 needs a name to put a new label before: dns://resolver/name?fresh=1")]
+    FreshRoot,
     /// No type of record that we ask for.
     #[error("'{0}' is no type of DNS record: use A, AAAA, NS, MX, TXT, SOA, CNAME, PTR, SRV, CAA or HTTPS")]
     RecordType(String),
@@ -129,12 +137,53 @@ pub enum ProbeUrl {
         name: String,
         /// Which records.
         record_type: RecordType,
+        /// How the question travels.
+        transport: DnsTransport,
+        /// Whether a new label is put before the name each time.
+        is_fresh: bool,
     },
     /// `icmp`.
     Icmp {
         /// The host.
         host: Host,
     },
+    /// `stamp`.
+    Stamp {
+        /// The host of the reflector.
+        host: Host,
+        /// Its port.
+        port: u16,
+    },
+}
+
+impl ProbeUrl {
+    /// Whom the measurement goes to.
+    pub fn host(&self) -> &Host {
+        match self {
+            Self::Web(WebUrl { host, .. })
+            | Self::Tcp { host, .. }
+            | Self::Dns { resolver: host, .. }
+            | Self::Icmp { host }
+            | Self::Stamp { host, .. } => host,
+        }
+    }
+}
+
+/// How a question to a resolver travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsTransport {
+    /// In a datagram, and over TCP where the answer does not fit in one.
+    Udp,
+    /// Over TCP.
+    Tcp,
+    /// Over TLS, the certificate checked against the host that is named.
+    Tls,
+}
+
+impl DnsTransport {
+    fn port(self) -> u16 {
+        if self == Self::Tls { 853 } else { 53 }
+    }
 }
 
 /// Reads a target's URL.
@@ -157,7 +206,14 @@ pub fn parse(text: &str) -> Result<ProbeUrl, UrlError> {
             let port = port.ok_or(UrlError::NoPort)?;
             no_path("tcp", tail).map(|()| ProbeUrl::Tcp { host, port })
         }
-        "dns" => parse_dns(authority, tail),
+        "dns" => parse_dns(DnsTransport::Udp, authority, tail),
+        "dns+tcp" => parse_dns(DnsTransport::Tcp, authority, tail),
+        "dns+tls" => parse_dns(DnsTransport::Tls, authority, tail),
+        "stamp" => {
+            let (host, port) = parse_authority(authority)?;
+            let port = port.unwrap_or(stamp::PORT);
+            no_path("stamp", tail).map(|()| ProbeUrl::Stamp { host, port })
+        }
         "icmp" => match parse_authority(authority)? {
             (host, None) => no_path("icmp", tail).map(|()| ProbeUrl::Icmp { host }),
             (_, Some(_)) => Err(UrlError::IcmpPort),
@@ -173,6 +229,7 @@ pub fn parse_web_url(text: &str) -> Result<WebUrl, UrlError> {
         ProbeUrl::Tcp { .. } => Err(UrlError::UnknownScheme("tcp".to_owned())),
         ProbeUrl::Dns { .. } => Err(UrlError::UnknownScheme("dns".to_owned())),
         ProbeUrl::Icmp { .. } => Err(UrlError::UnknownScheme("icmp".to_owned())),
+        ProbeUrl::Stamp { .. } => Err(UrlError::UnknownScheme("stamp".to_owned())),
     }
 }
 
@@ -183,8 +240,8 @@ fn parse_web(secure: bool, authority: &str, tail: &str) -> Result<WebUrl, UrlErr
     Ok(WebUrl { secure, host, port: port.unwrap_or(if secure { 443 } else { 80 }), path })
 }
 
-/// The form of RFC 4501, restricted to its `type` parameter.
-fn parse_dns(authority: &str, tail: &str) -> Result<ProbeUrl, UrlError> {
+/// The form of RFC 4501, restricted to its `type` parameter, with one of ours.
+fn parse_dns(transport: DnsTransport, authority: &str, tail: &str) -> Result<ProbeUrl, UrlError> {
     let (resolver, port) = parse_authority(authority)?;
     let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
     let name = path.trim_start_matches('/').trim_end_matches('.');
@@ -197,7 +254,18 @@ fn parse_dns(authority: &str, tail: &str) -> Result<ProbeUrl, UrlError> {
         None => RecordType::A,
         Some(text) => parse_record_type(text)?,
     };
-    Ok(ProbeUrl::Dns { resolver, port: port.unwrap_or(53), name: name.to_owned(), record_type })
+    let is_fresh = query.split(['&', ';']).any(|parameter| parameter == "fresh=1");
+    if is_fresh && name.is_empty() {
+        return Err(UrlError::FreshRoot);
+    }
+    Ok(ProbeUrl::Dns {
+        resolver,
+        port: port.unwrap_or(transport.port()),
+        name: name.to_owned(),
+        record_type,
+        transport,
+        is_fresh,
+    })
 }
 
 fn parse_record_type(text: &str) -> Result<RecordType, UrlError> {
@@ -273,11 +341,16 @@ mod tests {
             ProbeUrl::Web(WebUrl { secure, host, port, path: path.parse().unwrap() })
         };
         let v6 = Host::Address("::1".parse().unwrap());
-        let dns = |resolver: &str, port, name: &str, record_type| ProbeUrl::Dns {
+        let dns_by = |transport, is_fresh, resolver: &str, port, name: &str, record_type| ProbeUrl::Dns {
             resolver: Host::Address(resolver.parse().unwrap()),
             port,
             name: name.to_owned(),
             record_type,
+            transport,
+            is_fresh,
+        };
+        let dns = |resolver: &str, port, name: &str, record_type| {
+            dns_by(DnsTransport::Udp, false, resolver, port, name, record_type)
         };
         let cases = [
             ("http://example.net", web(false, name("example.net"), 80, "/")),
@@ -289,6 +362,16 @@ mod tests {
             ("dns://192.0.2.53/", dns("192.0.2.53", 53, "", RecordType::NS)),
             ("dns://192.0.2.53:5353/a.example.", dns("192.0.2.53", 5353, "a.example", RecordType::A)),
             ("dns://192.0.2.53/_x.example?type=txt", dns("192.0.2.53", 53, "_x.example", RecordType::TXT)),
+            (
+                "dns+tcp://192.0.2.53/a",
+                dns_by(DnsTransport::Tcp, false, "192.0.2.53", 53, "a", RecordType::A),
+            ),
+            (
+                "dns+tls://192.0.2.53/a?type=AAAA&fresh=1",
+                dns_by(DnsTransport::Tls, true, "192.0.2.53", 853, "a", RecordType::AAAA),
+            ),
+            ("stamp://box.lan", ProbeUrl::Stamp { host: name("box.lan"), port: 862 }),
+            ("stamp://[::1]:9000", ProbeUrl::Stamp { host: v6.clone(), port: 9000 }),
             ("icmp://[::1]", ProbeUrl::Icmp { host: v6 }),
         ];
         for (text, expected) in cases {
@@ -317,6 +400,8 @@ mod tests {
             ("tcp://a", UrlError::NoPort),
             ("tcp://a:1/x", UrlError::Path { scheme: "tcp" }),
             ("icmp://a:1", UrlError::IcmpPort),
+            ("stamp://a/x", UrlError::Path { scheme: "stamp" }),
+            ("dns://192.0.2.53?fresh=1", UrlError::FreshRoot),
             ("icmp://a/x", UrlError::Path { scheme: "icmp" }),
             ("dns://192.0.2.53/a..b", UrlError::Name(text("a..b"))),
             ("dns://192.0.2.53/a?type=BOGUS", UrlError::RecordType(text("BOGUS"))),

@@ -4,6 +4,7 @@
 //! connection itself, because a client library only reports a whole head.
 
 use std::{
+    convert::Infallible,
     error::Error,
     future::{Future, poll_fn},
     io,
@@ -15,10 +16,10 @@ use std::{
 
 use bytes::Bytes;
 use caelum_model::event::ErrorStage;
-use http::{Request, header};
+use http::{Request, header, request};
 use http_body_util::{BodyExt, Empty};
 use hyper::{
-    body::Incoming,
+    body::{Body, Incoming},
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
@@ -51,6 +52,11 @@ pub(super) async fn visit(
     let response = head
         .map_err(|_| failed(format!("no answer within {}", words(task.timeout))))?
         .map_err(|error| failed(explain(&error)))?;
+    let web = measurement.details.web.get_or_insert_default();
+    web.status = Some(response.status().as_u16());
+    web.http_version = Some(format!("{:?}", response.version()));
+    let is_redirect = response.status().is_redirection() && response.headers().contains_key(header::LOCATION);
+    web.redirects = u8::from(is_redirect);
     if response.status().as_u16() >= 400 {
         return Err(failed(format!("HTTP {}", response.status().as_u16())));
     }
@@ -100,12 +106,13 @@ pub(super) async fn download(
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A connection, whatever it runs over.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// The stages before HTTP.
-async fn open(
+pub(super) async fn open(
     task: &Task<'_>,
     url: &WebUrl,
     measurement: &mut Measurement,
@@ -113,25 +120,63 @@ async fn open(
     let address = task.resolve(&url.host, url.port, measurement).await?;
     let stream = task.connect(address, measurement).await?;
     if url.secure {
-        Ok(Box::new(secure::handshake(task, &url.host, stream, measurement).await?))
+        Ok(Box::new(secure::handshake(task, task.tls, &url.host, stream, measurement).await?))
     } else {
         Ok(Box::new(stream))
     }
 }
 
-fn request(url: &WebUrl) -> Request<Empty<Bytes>> {
-    Request::get(url.path.clone())
+/// The stages before TLS alone: a round trip.
+pub(super) async fn connect(
+    task: &Task<'_>,
+    url: &WebUrl,
+    measurement: &mut Measurement,
+) -> Result<(), Failure> {
+    let address = task.resolve(&url.host, url.port, measurement).await?;
+    task.connect(address, measurement).await.map(drop)
+}
+
+/// Visits a page as far as the first byte of its head.
+pub(super) async fn glance(
+    task: &Task<'_>,
+    url: &WebUrl,
+    measurement: &mut Measurement,
+) -> Result<(), Failure> {
+    let failed = |detail: String| Failure::new(ErrorStage::Http, detail);
+    let stream = open(task, url, measurement).await?;
+    let (mut sender, mut wire) = begin(stream).await.map_err(failed)?;
+    let request = request_for(url, "HEAD")
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .expect("host and path were checked when the URL was read");
+    let head = wire.drive(sender.send_request(request)).await;
+    measurement.timings.http_ttfb_ms = wire.first_byte().map(ms);
+    head.map(drop).map_err(|error| failed(explain(&error)))
+}
+
+/// A request with what every request of ours says.
+pub(super) fn request_for(url: &WebUrl, method: &str) -> request::Builder {
+    Request::builder()
+        .method(method)
+        .uri(url.path.clone())
         .header(header::HOST, url.authority())
         .header(header::USER_AGENT, USER_AGENT)
         .header(header::ACCEPT, "*/*")
         .header(header::ACCEPT_ENCODING, "identity")
         .header(header::CACHE_CONTROL, "no-cache")
+}
+
+fn request(url: &WebUrl) -> Request<Empty<Bytes>> {
+    request_for(url, "GET")
         .header(header::CONNECTION, "close")
         .body(Empty::new())
         .expect("host and path were checked when the URL was read")
 }
 
-async fn begin(stream: Box<dyn Stream>) -> Result<(SendRequest<Empty<Bytes>>, Wire), String> {
+pub(super) async fn begin<B>(stream: Box<dyn Stream>) -> Result<(SendRequest<B>, Wire), String>
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
     let marks = Arc::new(Mutex::new(Marks::default()));
     let marked = Marked { inner: stream, marks: Arc::clone(&marks) };
     let (sender, connection) =
@@ -144,13 +189,13 @@ async fn begin(stream: Box<dyn Stream>) -> Result<(SendRequest<Empty<Bytes>>, Wi
 }
 
 /// The connection's own work, which goes on while its user waits for something.
-struct Wire {
+pub(super) struct Wire {
     work: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     marks: Arc<Mutex<Marks>>,
 }
 
 impl Wire {
-    async fn drive<T>(&mut self, wait: impl Future<Output = T>) -> T {
+    pub(super) async fn drive<T>(&mut self, wait: impl Future<Output = T>) -> T {
         let mut wait = pin!(wait);
         poll_fn(|context| {
             if let Some(work) = &mut self.work

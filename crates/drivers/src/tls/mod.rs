@@ -31,6 +31,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 pub use node::{NodeKey, check_node_chain, csr_key_sha256, key_sha256_of, node_pass};
 pub use peer::{
     adopt_client_config, join_server_config, link_client_config, link_server_config, pinned_join_config,
+    to_server_config,
 };
 
 /// How long the cluster's authority lasts: ten years and their leap days.

@@ -5,3 +5,4 @@
 mod poster;
 mod probe;
 mod servers;
+mod stamp;

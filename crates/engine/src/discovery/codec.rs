@@ -20,6 +20,8 @@ const WORDS_MAX: usize = 64;
 pub(super) const NAME_MAX: usize = 255;
 /// Longest of the other texts, bytes.
 const TEXT_MAX: usize = 128;
+/// Deepest object or list in a beacon; ours have three levels, and others may add to them.
+const DEPTH_MAX: i32 = 16;
 /// An HMAC-SHA-256 in hex.
 const AUTH_LENGTH: usize = 64;
 
@@ -38,6 +40,9 @@ pub(super) fn open(bytes: &[u8], keys: &[ClusterKey]) -> Result<Opened, Refusal>
     if bytes.len() > DATAGRAM_ACCEPTED_MAX {
         return Err(Refusal::Oversized);
     }
+    if !is_shallow(bytes) {
+        return Err(Refusal::Malformed);
+    }
     let Ok(Value::Object(object)) = serde_json::from_slice(bytes) else { return Err(Refusal::Malformed) };
     let text = |name: &str| object.get(name).map(|value| value.as_str().unwrap_or_default());
     match (text("message_type"), text("type")) {
@@ -45,6 +50,26 @@ pub(super) fn open(bytes: &[u8], keys: &[ClusterKey]) -> Result<Opened, Refusal>
         (None, Some("beacon" | "discovery")) => open_second(object),
         _ => Err(Refusal::UnknownType),
     }
+}
+
+/// Whether this may be an object of few levels. A parser that meets a wrong byte on the hundredth level looks
+/// for the line of it once a level, which is the dearest thing that a stranger could make us do.
+fn is_shallow(bytes: &[u8]) -> bool {
+    let (mut depth, mut is_text, mut is_escaped) = (0, false, false);
+    for byte in bytes {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = is_text,
+            b'"' => is_text = !is_text,
+            b'{' | b'[' if !is_text => depth += 1,
+            b'}' | b']' if !is_text => depth -= 1,
+            _ => {}
+        }
+        if depth > DEPTH_MAX {
+            return false;
+        }
+    }
+    bytes.trim_ascii_start().first() == Some(&b'{') && bytes.trim_ascii_end().last() == Some(&b'}')
 }
 
 fn open_first(mut object: Map<String, Value>, keys: &[ClusterKey]) -> Result<Opened, Refusal> {
@@ -171,7 +196,7 @@ fn write_object(object: &Map<String, Value>, bytes: &mut Vec<u8>) {
         if index > 0 {
             bytes.push(b',');
         }
-        write_plain(&Value::String(name.clone()), bytes);
+        write_plain(name, bytes);
         bytes.push(b':');
         write_value(value, bytes);
     }
@@ -195,8 +220,8 @@ fn write_value(value: &Value, bytes: &mut Vec<u8>) {
     }
 }
 
-fn write_plain(value: &Value, bytes: &mut Vec<u8>) {
-    bytes.extend_from_slice(value.to_string().as_bytes());
+fn write_plain<T: serde::Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) {
+    serde_json::to_writer(bytes, value).expect("plain values have a JSON form, and memory takes it");
 }
 
 /// The text, or as much of its beginning as has room.

@@ -371,13 +371,16 @@ impl Discovery {
         if self.machines.len() < STRANGERS_MAX {
             return Ok(());
         }
-        let strangers = || self.machines.values().filter(|record| record.heard.proof == Proof::None);
+        // Proven machines have an address each (where two share one, strangers have a place less); whoever is
+        // left is a stranger. Counting them one by one would let a flood make us count.
+        let strangers = self.machines.len() - self.proven.len().min(self.machines.len());
         match proof {
-            Proof::None if strangers().count() >= STRANGERS_MAX => Err(Refusal::Full),
+            Proof::None if strangers >= STRANGERS_MAX => Err(Refusal::Full),
             _ if self.machines.len() < MACHINES_MAX => Ok(()),
             Proof::None => Err(Refusal::Full),
             Proof::Fresh => {
-                let longest = strangers().min_by_key(|record| record.heard.heard_ms);
+                let strangers = self.machines.values().filter(|record| record.heard.proof == Proof::None);
+                let longest = strangers.min_by_key(|record| record.heard.heard_ms);
                 let machine_id = longest.ok_or(Refusal::Full)?.heard.machine_id.clone();
                 self.forget(&machine_id, Gone::Crowded, out);
                 Ok(())

@@ -73,8 +73,8 @@ fn details(n: u32) -> Details {
         loaded: n.is_multiple_of(12).then(|| Loaded {
             idle_us: n,
             down_us: Some(n * 10),
-            up_us: (n % 24 == 0).then_some(n * 20),
-            upload_kbps: (n % 24 == 0).then_some(1_000),
+            up_us: n.is_multiple_of(24).then_some(n * 20),
+            upload_kbps: n.is_multiple_of(24).then_some(1_000),
         }),
         path: if n.is_multiple_of(18) { hops } else { Vec::new() },
         ..Details::default()

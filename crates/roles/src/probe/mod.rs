@@ -40,8 +40,8 @@ pub struct Probe {
     pub targets: watch::Receiver<Arc<Vec<Target>>>,
     /// Where events wait.
     pub spool: Spool,
-    /// Where events go.
-    pub poster: EventPoster,
+    /// Where events go; may be exchanged, as a certificate is renewed or servers change.
+    pub poster: watch::Receiver<EventPoster>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// How this machine is connected.

@@ -14,7 +14,7 @@ use caelum_model::{
     id::ClientId,
     wire::{AcceptedJson, EventJson, RejectedJson, SCHEMA_1_1},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Most bytes of events in a request.
@@ -28,7 +28,7 @@ pub(super) struct Sender {
     pub(super) client_id: ClientId,
     /// Taken out only while a blocking thread works on it.
     pub(super) spool: Option<Spool>,
-    pub(super) poster: EventPoster,
+    pub(super) poster: watch::Receiver<EventPoster>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) backoff_max: Duration,
     pub(super) measured: mpsc::Receiver<EventJson<'static>>,
@@ -118,9 +118,10 @@ impl Sender {
         };
         let Some(last) = entries.last().map(|entry| entry.seq) else { return false };
         let lines = to_lines(&entries, &self.client_id, epoch);
+        let poster = self.poster.borrow().clone();
         let posted = tokio::select! {
             () = enough => return false,
-            posted = self.poster.post(lines) => posted,
+            posted = poster.post(lines) => posted,
         };
         match posted {
             Ok(accepted) => {

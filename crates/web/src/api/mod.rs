@@ -6,9 +6,11 @@
 pub mod access;
 pub(crate) mod cluster;
 pub(crate) mod enrol;
+pub(crate) mod incidents;
 mod measures;
 pub(crate) mod network;
 pub(crate) mod nodes;
+mod orders;
 pub mod pipeline;
 mod session;
 mod system;
@@ -85,9 +87,12 @@ pub fn router() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .routes(routes!(nodes::history))
         .routes(routes!(targets::list_targets, targets::add_target))
         .routes(routes!(targets::one_target, targets::remove_target))
+        .routes(routes!(orders::orders))
         .routes(routes!(network::probes))
         .routes(routes!(network::rollups))
         .routes(routes!(network::diagnoses))
+        .routes(routes!(incidents::incidents))
+        .routes(routes!(incidents::incident))
         .routes(routes!(network::probe))
         .routes(routes!(pipeline::pipeline))
         .routes(routes!(pipeline::dead_letters))

@@ -88,6 +88,8 @@ pub enum Place {
     Topology,
     /// `/network`
     Network,
+    /// `/incidents` and below.
+    Incidents,
     /// `/settings` and below.
     Settings,
 }
@@ -106,6 +108,8 @@ pub struct Entry {
     pub current: bool,
     /// The group that starts with it.
     pub group: Option<&'static str>,
+    /// How many of it want to be looked at.
+    pub badge: usize,
 }
 
 /// An entry of the palette.
@@ -266,6 +270,10 @@ impl Frame {
             live.push_str("&probe=");
             live.push_str(id);
         }
+        if let Some(id) = path.strip_prefix("/incidents/") {
+            live.push_str("&incident=");
+            live.push_str(id);
+        }
         let bare = path.split_once('?').map_or(path, |(bare, _)| bare);
         live.push_str(match place {
             Place::Overview => "&page=overview",
@@ -274,12 +282,14 @@ impl Frame {
             Place::Network if bare.starts_with("/probes/") => "&page=probe",
             Place::Network if bare == "/network/pipeline" => "&page=pipeline",
             Place::Network => "&page=network",
+            Place::Incidents if bare.starts_with("/incidents/") => "&page=incident",
+            Place::Incidents => "&page=incidents",
             Place::Settings if bare == super::tokens::PATH => "&page=tokens",
             Place::Settings => "&page=settings",
         });
         Self {
             title: title.to_owned(),
-            entries: entries(span, place),
+            entries: entries(span, place, picture.open_incidents().count()),
             ranges,
             horizon: horizon::block(picture),
             verdict,
@@ -299,7 +309,7 @@ impl Frame {
     }
 }
 
-fn entries(span: &Span, place: Place) -> Vec<Entry> {
+fn entries(span: &Span, place: Place, open: usize) -> Vec<Entry> {
     let entry = |at, path: &str, name, icon, key, group| Entry {
         href: span.link(path),
         name,
@@ -307,12 +317,14 @@ fn entries(span: &Span, place: Place) -> Vec<Entry> {
         key,
         current: at == place,
         group,
+        badge: if at == Place::Incidents { open } else { 0 },
     };
     vec![
         entry(Place::Overview, "/", "Overview", "overview", "o", Some("Observe")),
         entry(Place::Machines, "/machines", "Machines", "machines", "m", None),
         entry(Place::Topology, "/topology", "Topology", "topology", "p", None),
         entry(Place::Network, "/network", "Network", "network", "n", None),
+        entry(Place::Incidents, "/incidents", "Incidents", "incidents", "c", None),
         entry(Place::Settings, "/settings/targets", "Settings", "settings", "s", Some("Grow")),
     ]
 }
@@ -330,18 +342,26 @@ fn palette(picture: &Picture) -> Vec<Choices> {
         key: "",
     };
     let mut urgent: Vec<Choice> = picture
-        .verdicts()
-        .into_iter()
-        .map(|(pair, verdict)| Choice {
-            href: span.link(&pair_link(pair.pair.client_id.as_str(), &pair.pair.target)),
-            name: picture.target_name(&pair.pair.target).to_owned(),
-            note: words::diagnosis(verdict, picture.target_name(&verdict.target)),
-            what: "Verdict",
-            status: Some(pair.status().0),
+        .open_incidents()
+        .map(|incident| Choice {
+            href: span.link(&incident_link(&incident.id)),
+            name: words::headline(incident),
+            note: String::new(),
+            what: "Incident",
+            status: Some(words::severity(incident)),
             icon: "",
             key: "",
         })
         .collect();
+    urgent.extend(picture.unexplained().into_iter().map(|(pair, verdict)| Choice {
+        href: span.link(&pair_link(pair.pair.client_id.as_str(), &pair.pair.target)),
+        name: picture.target_name(&pair.pair.target).to_owned(),
+        note: words::diagnosis(verdict, picture.target_name(&verdict.target)),
+        what: "Verdict",
+        status: Some(pair.status().0),
+        icon: "",
+        key: "",
+    }));
     let machine_choice = |machine: &super::picture::Machine| Choice {
         href: span.link(&machine_link(&machine.node.name)),
         name: machine.node.name.clone(),
@@ -359,6 +379,7 @@ fn palette(picture: &Picture) -> Vec<Choices> {
         plain(span.link("/machines"), "Machines", "g m", "machines"),
         plain(span.link("/topology"), "Topology", "g p", "topology"),
         plain(span.link("/network"), "Network", "g n", "network"),
+        plain(span.link("/incidents"), "Incidents", "g c", "incidents"),
         Choice { key: "e", ..plain(span.link("/network/pipeline"), "Pipeline", "g e", "network") },
         plain("/settings/targets".to_owned(), "Probes and targets", "g s", "settings"),
         Choice { key: "j", ..plain("/settings/join-tokens".to_owned(), "Join tokens", "g j", "settings") },
@@ -412,6 +433,11 @@ pub fn machine_link(name: &str) -> String {
 /// Address of a probe's page.
 pub fn probe_link(client_id: &str) -> String {
     format!("/probes/{}", encode(client_id))
+}
+
+/// Address of an incident's page.
+pub fn incident_link(id: &str) -> String {
+    format!("/incidents/{}", encode(id))
 }
 
 /// Address of the network page with a pair chosen.

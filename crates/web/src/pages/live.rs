@@ -51,7 +51,10 @@ use tokio::{
 
 use super::{
     block::Block,
-    charts, counting, horizon, letters, machine, machines, network, overview,
+    charts, counting, horizon,
+    incident::{self, Seen},
+    incidents::{self, Listing},
+    letters, machine, machines, network, overview,
     picture::Picture,
     pipeline::{self, Sight},
     plot::{Plot, Points},
@@ -63,7 +66,7 @@ use super::{
     topology,
 };
 use crate::{
-    api::{enrol::JoinTokenJson, network::OneProbeJson},
+    api::{enrol::JoinTokenJson, incidents::IncidentsQuery, network::OneProbeJson},
     auth::Person,
     error::ApiError,
     state::State,
@@ -88,6 +91,8 @@ enum Page {
     Machines,
     Topology,
     Network,
+    Incidents,
+    Incident,
     Pipeline,
     Probe,
     Settings,
@@ -100,6 +105,7 @@ pub struct Wish {
     topics: String,
     page: Page,
     machine: Option<String>,
+    incident: Option<String>,
     last: Option<String>,
 }
 
@@ -112,6 +118,7 @@ struct View {
     choice: network::Choice,
     links: topology::Choice,
     letters: letters::Choice,
+    incidents: IncidentsQuery,
     may_operate: bool,
 }
 
@@ -121,6 +128,8 @@ enum Beside {
     Pipeline(Box<Sight>),
     Probe(Option<OneProbeJson>),
     Tokens(Option<Vec<JoinTokenJson>>),
+    Incidents(Listing),
+    Incident(Option<Box<Seen>>),
 }
 
 /// Everything that the address of a stream may say.
@@ -131,6 +140,7 @@ type Asked = (
     Query<network::Choice>,
     Query<topology::Choice>,
     Query<letters::Choice>,
+    Query<IncidentsQuery>,
 );
 
 /// Opens a stream.
@@ -138,7 +148,15 @@ pub async fn stream(
     person: Person,
     Shared(state): Shared<Arc<State>>,
     Extension(desk): Extension<Arc<Desk>>,
-    (Query(wish), Query(time), Query(filter), Query(choice), Query(links), Query(letters)): Asked,
+    (
+        Query(wish),
+        Query(time),
+        Query(filter),
+        Query(choice),
+        Query(links),
+        Query(letters),
+        Query(incidents),
+    ): Asked,
     headers: HeaderMap,
 ) -> Response {
     let Ok(place) = Arc::clone(&desk.streams).try_acquire_owned() else {
@@ -156,7 +174,16 @@ pub async fn stream(
         .collect();
     let feed = Feed {
         changes: state.bus.subscribe(),
-        view: View { wish, time, filter, choice, links, letters, may_operate: person.role >= Role::Operator },
+        view: View {
+            wish,
+            time,
+            filter,
+            choice,
+            links,
+            letters,
+            incidents,
+            may_operate: person.role >= Role::Operator,
+        },
         state,
         desk,
         topics,
@@ -320,7 +347,7 @@ impl Feed {
                 self.push(topic, block.html().to_owned());
             }
         }
-        self.points(&concerned, &picture).await;
+        self.points(&concerned, &picture, &beside).await;
         self.beat();
     }
 
@@ -342,6 +369,11 @@ impl Feed {
                 }
             }
             Page::Tokens => Beside::Tokens(counting::known_tokens(state, view.may_operate).await?),
+            Page::Incidents => Beside::Incidents(Listing::read(state, &view.incidents).await?),
+            Page::Incident => {
+                let id = view.wish.incident.as_deref().unwrap_or_default();
+                Beside::Incident(Seen::read(state, id).await?.map(Box::new))
+            }
             _ => Beside::Nothing,
         };
         Ok((picture, beside))
@@ -363,6 +395,8 @@ impl Feed {
             Beside::Tokens(known) => {
                 return tokens::block(topic, picture, known.as_deref(), view.may_operate);
             }
+            Beside::Incidents(listing) => return incidents::block(topic, picture, listing, &view.incidents),
+            Beside::Incident(seen) => return incident::block(topic, picture, seen.as_deref()?),
         }
         match (view.wish.page, &view.wish.machine) {
             (Page::Overview, _) => overview::block(topic, picture),
@@ -371,20 +405,25 @@ impl Feed {
             (Page::Topology, _) => topology::block(topic, picture, &view.links),
             (Page::Network, _) => network::block(topic, picture, &view.choice),
             (Page::Settings, _) => settings::block(topic, picture, view.may_operate),
-            (Page::Pipeline | Page::Probe | Page::Tokens, _) => None,
+            (Page::Pipeline | Page::Probe | Page::Tokens | Page::Incidents | Page::Incident, _) => None,
         }
     }
 
     /// Queues the new points of the charts among the topics. A chosen window in the past gets none.
-    async fn points(&mut self, concerned: &[String], picture: &Picture) {
+    async fn points(&mut self, concerned: &[String], picture: &Picture, beside: &Beside) {
         let span = picture.scene.span;
-        if span.window.is_some() {
+        if span.window.is_some() && !matches!(beside, Beside::Incident(_)) {
             return;
         }
         let has = |topic: &str| concerned.iter().any(|other| other == topic);
         let mut plots: Vec<Plot> = Vec::new();
         match (self.view.wish.page, &self.view.wish.machine) {
             (Page::Overview, _) if has("experience") => plots.push(charts::experience(picture)),
+            (Page::Incident, _) if has("course") => {
+                if let Beside::Incident(Some(seen)) = beside {
+                    plots.push(seen.course.plot(&seen.incident, picture.scene.now_ms));
+                }
+            }
             (Page::Network, _) if has("percentiles") => {
                 plots.extend(network::percentile_plot(picture, &self.view.choice))
             }

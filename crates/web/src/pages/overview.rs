@@ -9,6 +9,7 @@ use super::{
     format::{self, counted},
     frame::{self, Frame, Moment, Place, Reader, Theme},
     history::Slot,
+    incidents,
     mark::Status,
     picture::{self, PairNow, Picture},
     plot::Spark,
@@ -16,7 +17,7 @@ use super::{
 };
 
 /// Blocks of this page, by their names in live updates.
-pub const TOPICS: &str = "figures,first,verdicts,tiles,experience,alerts,events";
+pub const TOPICS: &str = "figures,first,incidents,verdicts,tiles,experience,alerts,events";
 /// Rows of a list on this page.
 const ROWS_MAX: usize = 8;
 
@@ -27,6 +28,7 @@ struct Page {
     theme: Theme,
     figures: Block,
     first: Block,
+    incidents: Block,
     verdicts: Block,
     tiles: Block,
     experience: Block,
@@ -43,7 +45,8 @@ pub fn page(picture: &Picture, reader: Reader) -> impl Template + use<> {
         theme,
         figures: figures(picture),
         first: first(picture),
-        verdicts: verdicts(picture),
+        incidents: incidents::open_block(picture),
+        verdicts: verdicts_of(picture, picture.unexplained()),
         tiles: tiles::block(picture),
         experience: experience(picture),
         alerts: alerts(picture),
@@ -250,7 +253,11 @@ struct Verdicts {
 
 /// Verdicts that stand, each with the place of the fault.
 pub fn verdicts(picture: &Picture) -> Block {
-    let standing = picture.verdicts();
+    verdicts_of(picture, picture.verdicts())
+}
+
+/// Those of the verdicts.
+fn verdicts_of(picture: &Picture, standing: Vec<(&PairNow, &Diagnosis)>) -> Block {
     let rows =
         standing.iter().take(ROWS_MAX).map(|(pair, verdict)| verdict_row(picture, pair, verdict)).collect();
     let template = Verdicts {
@@ -383,6 +390,19 @@ fn events(picture: &Picture) -> Block {
             happened.push((spell.to_ms, Status::Ok, name, format!("is no longer {label}")));
         }
     }
+    for incident in &picture.incidents {
+        let label = incident.label.as_str();
+        let place = incident.place.clone();
+        happened.push((
+            incident.opened_window_ms,
+            Status::Warn,
+            place.clone(),
+            format!("is {label}: an incident"),
+        ));
+        if let Some(at) = incident.closed_window_ms {
+            happened.push((at, Status::Ok, place, format!("is no longer {label}")));
+        }
+    }
     for machine in &picture.machines {
         happened.push((
             machine.node.joined_at_ms,
@@ -426,7 +446,8 @@ pub fn block(name: &str, picture: &Picture) -> Option<Block> {
         "verdict" => frame::heading(&words::overview(picture)),
         "figures" => figures(picture),
         "first" => first(picture),
-        "verdicts" => verdicts(picture),
+        "incidents" => incidents::open_block(picture),
+        "verdicts" => verdicts_of(picture, picture.unexplained()),
         "tiles" => tiles::block(picture),
         "experience" => experience(picture),
         "alerts" => alerts(picture),

@@ -3,17 +3,21 @@
 //! Pages are functions from a picture to HTML; they ask the store nothing. So a page is tested by painting
 //! a picture by hand, and two blocks of one page can never disagree about what they saw.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use caelum_model::{
     UnixMs,
     cluster::Roster,
     diagnosis::{Diagnosis, Label, PairStatus, Standing},
+    incident::{Incident, PairRef},
     node::{Issue, Node, NodePoint, Thresholds},
     rollup::{MINUTE_MS, Measure},
     target::Target,
 };
-use caelum_store::{RollupQuery, Store, StoreError};
+use caelum_store::{IncidentQuery, RollupQuery, Store, StoreError};
 
 use super::{
     format::Zone,
@@ -31,6 +35,8 @@ const VERDICT_HOLD_MS: i64 = 10 * MINUTE_MS;
 pub const CHART_POINTS: usize = 360;
 /// Points of a sparkline.
 const SPARK_POINTS: usize = 40;
+/// Incidents read at most for what every page shows.
+const INCIDENTS_MAX: usize = 200;
 /// Verdict windows read at most.
 const DIAGNOSES_MAX: usize = 20_000;
 
@@ -162,6 +168,8 @@ pub struct Picture {
     pub slots: Vec<Slot>,
     /// Verdicts of the range, oldest first.
     pub spells: Vec<Spell>,
+    /// Incidents that are open or were in the range, newest first.
+    pub incidents: Vec<Incident>,
 }
 
 impl Picture {
@@ -187,7 +195,14 @@ impl Picture {
         let slots = history.slots(store, span.range, now).await?;
         let diagnoses = store.diagnoses(span.from_ms, now + MINUTE_MS, DIAGNOSES_MAX).await?;
         let spells = spells_of(diagnoses, &pairs, now);
-        Ok(Self { scene, machines, targets, pairs, slots, spells })
+        let incidents = store
+            .incidents(IncidentQuery {
+                from_ms: Some(span.from_ms),
+                limit: INCIDENTS_MAX,
+                ..IncidentQuery::default()
+            })
+            .await?;
+        Ok(Self { scene, machines, targets, pairs, slots, spells, incidents })
     }
 
     /// A target's name where it has one, else its URL without the scheme.
@@ -208,6 +223,29 @@ impl Picture {
             self.pairs.iter().filter_map(|pair| Some((pair, pair.verdict()?))).collect();
         standing.sort_by_key(|(pair, verdict)| (std::cmp::Reverse(pair.status().0), verdict.since_ms));
         standing
+    }
+
+    /// Incidents that are open, the worst first, then the oldest.
+    pub fn open_incidents(&self) -> impl Iterator<Item = &Incident> {
+        let mut open: Vec<&Incident> =
+            self.incidents.iter().filter(|incident| incident.closed_window_ms.is_none()).collect();
+        open.sort_by_key(|incident| (std::cmp::Reverse(incident.severity), incident.opened_window_ms));
+        open.into_iter()
+    }
+
+    /// Verdicts that stand and that no open incident accounts for.
+    pub fn unexplained(&self) -> Vec<(&PairNow, &Diagnosis)> {
+        let touched: HashSet<PairRef> =
+            self.open_incidents().flat_map(|incident| incident.pairs.iter().cloned()).collect();
+        let mut verdicts = self.verdicts();
+        verdicts.retain(|(pair, _)| {
+            !touched.contains(&PairRef {
+                client_id: pair.pair.client_id.clone(),
+                target: pair.pair.target.clone(),
+                family: pair.pair.family,
+            })
+        });
+        verdicts
     }
 
     /// Mean experience now, over all pairs with data.

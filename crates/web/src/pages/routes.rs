@@ -21,7 +21,7 @@ use super::{
     frame::{self, Reader, Theme},
     gate::{self, Login, Notice},
     history::History,
-    live, machine, machines, network, overview,
+    incidents, live, machine, machines, network, overview,
     picture::{Machine, Picture, Scene},
     range::{Span, TimeQuery},
     rates::Looks,
@@ -88,6 +88,7 @@ pub fn router() -> Router<Arc<State>> {
         .route("/machines/{name}", get(show_machine))
         .merge(visits::router())
         .merge(counting::router())
+        .merge(incidents::router())
         .route("/topology", get(show_topology))
         .route("/network", get(show_network))
         .route("/settings", get(async || Redirect::to("/settings/targets")))

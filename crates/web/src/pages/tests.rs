@@ -210,6 +210,7 @@ fn empty() -> Picture {
         pairs: Vec::new(),
         slots: Vec::new(),
         spells: Vec::new(),
+        incidents: Vec::new(),
     }
 }
 
@@ -300,7 +301,7 @@ fn troubled() -> Picture {
         picture::machine(node, points(cpu, 40, 90_000), &scene)
     })
     .collect();
-    Picture { scene, machines, targets, pairs, slots, spells }
+    Picture { scene, machines, targets, pairs, slots, spells, incidents: Vec::new() }
 }
 
 fn reader(may_operate: bool) -> Reader {

@@ -62,6 +62,7 @@ pub fn concerns(change: Change, topic: &str) -> bool {
                 | "complete"
                 | "gaps"
                 | "measured"
+                | "course"
         ),
         Change::DiagnosesChanged => matches!(
             topic,
@@ -77,6 +78,22 @@ pub fn concerns(change: Change, topic: &str) -> bool {
                 | "resolvers"
                 | "targets"
         ),
+        Change::IncidentsChanged => matches!(
+            topic,
+            "verdict"
+                | "horizon"
+                | "incidents"
+                | "past"
+                | "places"
+                | "course"
+                | "numbers"
+                | "touched"
+                | "why"
+                | "steps"
+                | "events"
+                | "verdicts"
+                | "percentiles"
+        ),
         Change::TargetsChanged => matches!(topic, "verdict" | "first" | "events" | "matrix" | "targets"),
     }
 }
@@ -84,7 +101,10 @@ pub fn concerns(change: Change, topic: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pages::{machine, machines, network, overview, pipeline, probe, settings, tokens, topology};
+    use crate::pages::{
+        incident, incidents, machine, machines, network, overview, pipeline, probe, settings, tokens,
+        topology,
+    };
 
     #[test]
     fn every_topic_of_every_page_is_renewed_by_some_change() {
@@ -94,6 +114,8 @@ mod tests {
             machine::TOPICS,
             topology::TOPICS,
             network::TOPICS,
+            incidents::TOPICS,
+            incident::TOPICS,
             settings::TOPICS,
             pipeline::TOPICS,
             probe::TOPICS,

@@ -16,9 +16,13 @@ use super::{
 };
 
 mod cluster;
+mod incident;
 mod pipeline;
 
 pub use cluster::{buffered, found, topology, trust};
+pub use incident::{
+    evidence, headline, in_short, incident_places, measure_name, number, severity, severity_word, step,
+};
 pub use pipeline::{letter_state, partition, pipeline, probe, reason, token_state, tokens, uncounted};
 
 /// The heading of a page with its line of context.
@@ -83,13 +87,13 @@ pub fn diagnosis(diagnosis: &Diagnosis, target: &str) -> String {
 
 /// Half a sentence that may open one. A name keeps its own spelling there, other words get a capital.
 #[derive(Clone, Debug)]
-struct Clause {
+pub struct Clause {
     text: String,
     starts_with_name: bool,
 }
 
 impl Clause {
-    fn opening(&self) -> String {
+    pub fn opening(&self) -> String {
         if self.starts_with_name { self.text.clone() } else { capital(&self.text) }
     }
 }
@@ -200,12 +204,14 @@ fn targets_sentence(picture: &Picture) -> String {
 /// Heads the overview: the worst of network and machines, else that all is well.
 pub fn overview(picture: &Picture) -> Verdict {
     let verdicts = picture.verdicts();
-    let mut complaints: Vec<Clause> =
-        verdicts.iter().map(|(_, d)| complaint(d, picture.target_name(&d.target))).collect();
+    let mut complaints: Vec<Clause> = picture.open_incidents().map(in_short).collect();
+    let unexplained = picture.unexplained();
+    complaints.extend(unexplained.iter().map(|(_, d)| complaint(d, picture.target_name(&d.target))));
     complaints.extend(picture.machines.iter().filter_map(ailment));
     let status = verdicts
         .iter()
         .map(|(pair, _)| pair.status().0)
+        .chain(picture.open_incidents().map(severity))
         .chain(
             picture.machines.iter().map(|machine| machine.status).filter(|status| status.needs_attention()),
         )

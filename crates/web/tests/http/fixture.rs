@@ -25,6 +25,7 @@ use caelum_roles::{
     cluster::Handle,
     enrol::{self, Registrar},
     ingest::{Config, Ingest},
+    orders::Orders,
 };
 use caelum_store::Store;
 use caelum_web::{
@@ -118,12 +119,15 @@ impl Fixture {
         };
         let limits = Limits { body_bytes_max: BODY_BYTES_MAX, requests_per_s: 0 };
         let gate = Gate::new(ingest, Arc::clone(&store), Arc::clone(&clock) as _, limits);
+        let bus = Bus::default();
+        let orders = Orders::new(Arc::clone(&store), bus.clone(), Arc::clone(&clock) as _);
         let state = State::new(state::Parts {
             store,
             queue,
             gate,
+            orders: Arc::new(orders),
             aggregator: None,
-            bus: Bus::default(),
+            bus,
             clock: Arc::clone(&clock) as _,
             node_id: NodeId::parse("n-test").expect("valid"),
             cluster_id: "c-test".into(),

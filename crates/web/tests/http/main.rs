@@ -4,6 +4,7 @@ mod api;
 mod counting;
 mod events;
 mod fixture;
+mod incidents;
 mod links;
 mod pages;
 mod trust;

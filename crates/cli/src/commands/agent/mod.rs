@@ -3,6 +3,7 @@
 //! Until it is a node it shows a code and waits to be adopted, unless it was given a join token. As a node it
 //! links to servers and neighbours, reports its metrics, and keeps them while no server is there.
 
+mod measuring;
 mod node;
 mod waiting;
 

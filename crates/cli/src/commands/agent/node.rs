@@ -20,7 +20,10 @@ use caelum_web::serve::Tls;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use super::Machine;
+use super::{
+    Machine,
+    measuring::{Measuring, Ways},
+};
 use crate::{
     commands::neighbours::{self, Ends, Who},
     enrolled::{self, Enrolled},
@@ -106,14 +109,33 @@ pub(super) async fn run(
             }
         }
     }
-    keep(&machine, enrolled, learnt, dial).await;
+    let ways = Ways::open(&machine, &enrolled);
+    if machine.role == NodeRole::Agent && config.probe.enabled {
+        match &ways {
+            Ok(ways) => {
+                tasks.spawn(Measuring::new(&machine, &enrolled, ways).run(tasks.clone()));
+            }
+            Err(error) => tracing::error!(
+                code = "agent.no_probe",
+                error = format!("{error:#}"),
+                "this machine measures nothing"
+            ),
+        }
+    }
+    keep(&machine, enrolled, learnt, dial, ways.ok()).await;
     tasks.close();
     tasks.wait().await;
     Ok(())
 }
 
 /// Writes down what servers tell, and renews the certificate in time.
-async fn keep(machine: &Machine, mut enrolled: Enrolled, mut learnt: mpsc::Receiver<Fact>, dial: DialTls) {
+async fn keep(
+    machine: &Machine,
+    mut enrolled: Enrolled,
+    mut learnt: mpsc::Receiver<Fact>,
+    dial: DialTls,
+    ways: Option<Ways>,
+) {
     let valid_ms = i64::try_from(tls::NODE_VALID.as_millis()).unwrap_or(i64::MAX);
     let due = |chain_pem: &str| {
         tls::expires_at_ms(chain_pem).map_or(0, |expiry| renew_at_ms(expiry, valid_ms, random::number()))
@@ -124,7 +146,13 @@ async fn keep(machine: &Machine, mut enrolled: Enrolled, mut learnt: mpsc::Recei
         tokio::select! {
             () = machine.stop.cancelled() => return,
             fact = learnt.recv() => match fact {
-                Some(Fact::Told(delta)) => write_down(machine, &mut enrolled, &delta),
+                Some(Fact::Told(delta)) => {
+                    let servers = enrolled.cluster.servers.clone();
+                    write_down(machine, &mut enrolled, &delta);
+                    if servers != enrolled.cluster.servers && let Some(ways) = &ways {
+                        ways.renew(machine, &enrolled);
+                    }
+                }
                 Some(_) => {}
                 None => return,
             },
@@ -133,7 +161,12 @@ async fn keep(machine: &Machine, mut enrolled: Enrolled, mut learnt: mpsc::Recei
                     continue;
                 }
                 due_ms = match take_fresh(machine, &mut enrolled, &dial).await {
-                    Ok(()) => due(&enrolled.chain_pem).max(machine.clock.now_ms() + RENEW_AGAIN_MS),
+                    Ok(()) => {
+                        if let Some(ways) = &ways {
+                            ways.renew(machine, &enrolled);
+                        }
+                        due(&enrolled.chain_pem).max(machine.clock.now_ms() + RENEW_AGAIN_MS)
+                    }
                     Err(error) => {
                         tracing::warn!(
                             code = "agent.not_renewed", error = format!("{error:#}"),

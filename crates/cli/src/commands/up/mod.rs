@@ -12,7 +12,7 @@ mod trust;
 
 use std::{
     fs::{self, File, TryLockError},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -39,9 +39,10 @@ use caelum_model::{
 };
 use caelum_roles::{
     aggregator::Progress,
-    bus::{Bus, Change},
+    bus::Bus,
     diagnoser::Diagnoser,
     memory,
+    orders::{Asker, Orders},
     probe::Probe,
     sampler::Sampler,
 };
@@ -49,7 +50,7 @@ use caelum_store::Store;
 use caelum_web::{State, cluster::Door, events::Gate, serve, state};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{broadcast::error::RecvError, watch},
+    sync::watch,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -58,6 +59,7 @@ use crate::{
     commands::{
         backends, neighbours,
         pipeline::{aggregator_of, ingest_of, keeper_of, limits_of},
+        probing,
         telemetry::Telemetry,
     },
     config::Settings,
@@ -146,10 +148,12 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         &stop,
     )
     .await?;
+    let orders = Arc::new(Orders::new(Arc::clone(&store), bus.clone(), Arc::clone(&clock)));
     let state = State::new(state::Parts {
         store: Arc::clone(&store),
         queue: Arc::clone(&queue),
         gate,
+        orders: Arc::clone(&orders),
         aggregator: Some(Arc::clone(&progress)),
         bus: bus.clone(),
         clock: Arc::clone(&clock),
@@ -183,18 +187,19 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
     tasks.spawn(sampler_of(&config, &identity, &store, &bus, &clock).run(stop.clone()));
     tasks.spawn(keeper_of(&config, &store, &clock).run(stop.clone()));
 
-    let watched = targets::establish(&config, &store, own, clock.now_ms()).await?;
+    targets::establish(&config, &store, own, &identity.probe_client_id, clock.now_ms()).await?;
     if config.probe.enabled {
-        let probe = probe_of(
-            &config,
-            &data,
-            &identity,
-            own,
-            watch_targets(watched, &store, &bus, &tasks, &stop),
-            &clock,
-            &telemetry.tracer,
-        )?;
-        tasks.spawn(probe.run(stop.clone()));
+        let followed = probing::follow(
+            probing::Source::Own(Arc::clone(&orders), own_asker(&identity)),
+            probing::Reflecting::new(&config.probe, own_ip(own), true),
+            Vec::new(),
+            &tasks,
+            &stop,
+        );
+        if let Some((_, targets)) = followed.await {
+            let probe = probe_of(&config, &data, &identity, own, targets, &clock, &telemetry.tracer)?;
+            tasks.spawn(probe.run(stop.clone()));
+        }
     }
     let shown = watch::Sender::new(trust::listener_tls(&identity, &identity.node_chain_pem, &registrar)?);
     let door = Door::new(links, config.cluster.open);
@@ -292,6 +297,24 @@ pub(super) fn own_address(addresses: &[SocketAddr]) -> Result<SocketAddr> {
     Ok(SocketAddr::new(ip, own.port()))
 }
 
+/// This server as one that asks itself.
+fn own_asker(identity: &Identity) -> Asker {
+    Asker {
+        node_id: identity.node_id.clone(),
+        hostname: identity.node_name.clone(),
+        client_id: Some(identity.probe_client_id.clone()),
+        addresses: netinfo::addresses(),
+        reflector: None,
+    }
+}
+
+/// An address by which others reach this machine, where it listens to others at all.
+fn own_ip(own: SocketAddr) -> IpAddr {
+    let addresses = netinfo::addresses();
+    let first = addresses.iter().find(|ip| ip.is_ipv4()).or(addresses.first());
+    first.copied().unwrap_or_else(|| own.ip())
+}
+
 fn probe_of(
     config: &Config,
     data: &DataDirectory,
@@ -311,46 +334,13 @@ fn probe_of(
         prober: Arc::new(prober),
         targets,
         spool,
-        poster: EventPoster::new(&url, &identity.probe_token, &identity.authority_pem)?,
+        poster: watch::Sender::new(EventPoster::new(&url, &identity.probe_token, &identity.authority_pem)?)
+            .subscribe(),
         clock: Arc::clone(clock),
         network: || (netinfo::interface_type(), netinfo::vpn_enabled()),
         backoff_max: Duration::from_secs(60),
         tracer: tracer.clone(),
     })
-}
-
-/// Follows the stored targets for the probe.
-fn watch_targets(
-    first: Vec<Target>,
-    store: &Arc<Store>,
-    bus: &Bus,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> watch::Receiver<Arc<Vec<Target>>> {
-    let (sender, receiver) = watch::channel(Arc::new(first));
-    let (store, mut changes, stop) = (Arc::clone(store), bus.subscribe(), stop.clone());
-    tasks.spawn(async move {
-        loop {
-            let change = tokio::select! {
-                () = stop.cancelled() => return,
-                change = changes.recv() => change,
-            };
-            match change {
-                Ok(Change::TargetsChanged) | Err(RecvError::Lagged(_)) => {}
-                Ok(_) => continue,
-                Err(RecvError::Closed) => return,
-            }
-            match store.targets().await {
-                Ok(targets) => {
-                    sender.send_replace(Arc::new(targets));
-                }
-                Err(error) => {
-                    tracing::error!(code = "up.targets_unreadable", %error, "the probe goes on with the targets it has");
-                }
-            }
-        }
-    });
-    receiver
 }
 
 /// Says where Caelum is and, at the first start, how to sign in; tells programs by the ready file.

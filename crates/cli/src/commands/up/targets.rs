@@ -1,17 +1,20 @@
 //! What is measured without anybody asking: the gateway, the name servers, and Caelum's own page; and what
 //! the settings name.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::Result;
-use caelum_drivers::{netinfo, probe, random};
+use caelum_drivers::random;
+use caelum_engine::selector;
 use caelum_model::{
     UnixMs,
     config::Config,
-    id::TargetId,
-    target::{Target, TargetOrigin},
+    id::{ClientId, TargetId},
+    target::{Selector, Target, TargetOrigin},
 };
 use caelum_store::Store;
+
+use crate::commands::probing;
 
 /// Brings the stored targets in line with the settings and this machine; targets that people added stay, and
 /// so do the ids of targets that were there before.
@@ -19,8 +22,9 @@ pub(super) async fn establish(
     config: &Config,
     store: &Store,
     own: SocketAddr,
+    client_id: &ClientId,
     now_ms: UnixMs,
-) -> Result<Vec<Target>> {
+) -> Result<()> {
     let kept = store.targets().await?;
     let mut wanted: Vec<Target> = Vec::new();
     let mut want = |url: String, name: String, origin: TargetOrigin| {
@@ -36,6 +40,7 @@ pub(super) async fn establish(
             interval_s: seconds(config.probe.interval_s),
             timeout_ms: u32::try_from(config.probe.timeout_ms).unwrap_or(u32::MAX),
             origin,
+            probes: if origin == TargetOrigin::Default { only_by(client_id) } else { Selector::default() },
             ..Target::usual(target_id, url, created_at_ms)
         });
     };
@@ -61,33 +66,19 @@ pub(super) async fn establish(
         }
     }
     store.replace_targets(vec![TargetOrigin::Default, TargetOrigin::Config], wanted).await?;
-    Ok(store.targets().await?)
+    Ok(())
+}
+
+/// What is around this machine is not around another. A name that no selector can hold leaves it to all.
+fn only_by(client_id: &ClientId) -> Selector {
+    let by_name = Selector(vec![format!("probe:{client_id}")]);
+    if selector::check(&by_name).is_ok() { by_name } else { Selector::default() }
 }
 
 fn defaults(own: SocketAddr) -> Vec<(String, String)> {
-    let mut defaults = Vec::new();
-    if let Some(gateway) = netinfo::default_gateway() {
-        match probe::check_icmp() {
-            Ok(()) => defaults.push((format!("icmp://{}", host(gateway)), "Gateway".to_owned())),
-            Err(refused) => {
-                tracing::info!(code = "up.no_icmp", %refused, "the gateway is not measured by ping")
-            }
-        }
-    }
-    for resolver in netinfo::resolvers() {
-        let port = if resolver.port() == 53 { String::new() } else { format!(":{}", resolver.port()) };
-        let url = format!("dns://{}{port}", host(resolver.ip()));
-        defaults.push((url, format!("Resolver {}", resolver.ip())));
-    }
+    let mut defaults = probing::surroundings();
     defaults.push((format!("https://{own}/login"), "Caelum's own page".to_owned()));
     defaults
-}
-
-fn host(ip: IpAddr) -> String {
-    match ip {
-        IpAddr::V4(v4) => v4.to_string(),
-        IpAddr::V6(v6) => format!("[{v6}]"),
-    }
 }
 
 fn short(url: &str) -> String {

@@ -3,6 +3,7 @@
 //! | connection | what the server shows | what the client shows | whom the client trusts |
 //! |---|---|---|---|
 //! | link | its node's certificate | its node's certificate, required | the cluster's authority |
+//! | HTTP of a node | its node's certificate | its node's certificate, required | servers of the cluster |
 //! | joining | its node's certificate | nothing | the authority whose fingerprint it was given |
 //! | adoption | whatever it has | nothing | nobody: what is exchanged proves itself |
 //!
@@ -26,7 +27,9 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::{TlsError, chain_and_key, fingerprint_sha256, first_certificate, node_pass, provider};
+use super::{
+    TlsError, chain_and_key, fingerprint_of_pem, fingerprint_sha256, first_certificate, node_pass, provider,
+};
 
 /// Most certificates of a presented chain that are looked at.
 const CHAIN_MAX: usize = 4;
@@ -75,6 +78,26 @@ pub fn link_client_config(
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots_of(authority_pem)?)
+        .with_client_auth_cert(chain, key)?;
+    config.alpn_protocols = vec![ALPN_LINK.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+/// How a node talks HTTP to its servers: it shows its certificate, and trusts servers of the cluster alone.
+/// Another node that answers at a server's address is refused.
+pub fn to_server_config(
+    chain_pem: &str,
+    key_pem: &str,
+    authority_pem: &str,
+) -> Result<ClientConfig, TlsError> {
+    let (chain, key) = chain_and_key(chain_pem, key_pem)?;
+    let trusted = Trusted::ServersOf { authority_sha256: fingerprint_of_pem(authority_pem)? };
+    let verifier = FirstContact { trusted, provider: provider() };
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_auth_cert(chain, key)?;
     config.alpn_protocols = vec![ALPN_LINK.to_vec()];
     config.resumption = Resumption::disabled();
