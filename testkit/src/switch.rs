@@ -245,9 +245,7 @@ fn deliver(shared: &Shared) {
                 }
                 shared.state()
             }
-            Some(wait) => {
-                shared.news.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0
-            }
+            Some(wait) => shared.news.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0,
             None => shared.news.wait(state).unwrap_or_else(PoisonError::into_inner),
         };
     }

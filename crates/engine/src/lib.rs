@@ -5,9 +5,10 @@
 //! to the world.
 //!
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
-//! [`window`] counts it ([`trace`] follows a few on their way), [`score`] and [`diagnose`] judge it; [`health`] judges machines, [`enrol`] who becomes
-//! a node, [`selector`] and [`target`] who measures
-//! what, and how. [`discovery`] hears which machines there are, [`membership`] knows which nodes run, over datagrams
+//! [`window`] counts it ([`trace`] follows a few on their way), [`score`] and [`diagnose`] judge it; [`locate`] says
+//! where, [`incident`] since when; [`health`] judges machines, [`enrol`] who becomes a node, [`selector`] and
+//! [`target`] who measures what, and how. [`discovery`] hears which machines there are, [`membership`] knows which
+//! nodes run, over datagrams
 //! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
 //! are. [`stamp`] measures both ways of a path apart; [`facts`] is what
 //! follows from one measurement.
@@ -25,9 +26,11 @@ pub mod enrol;
 pub mod facts;
 pub mod hash;
 pub mod health;
+pub mod incident;
 pub mod intake;
 pub mod lease;
 pub mod link;
+pub mod locate;
 pub mod lockout;
 pub mod membership;
 pub mod now;

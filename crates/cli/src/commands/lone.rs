@@ -6,10 +6,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use caelum_drivers::{
-    clock::{self, Clock},
-    host, ports, random, tls,
-};
+use caelum_drivers::{clock, host, ports, random, tls};
 use caelum_model::config::{Config, Plaintext};
 use caelum_roles::{aggregator::Progress, bus::Bus, ingest::Ingest, keeper::Keeper, memory};
 use caelum_web::{

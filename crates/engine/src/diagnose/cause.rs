@@ -167,19 +167,23 @@ impl Scene<'_> {
     /// Whether what follows the TCP connect has become slower by about as much as the connect: then it is
     /// the round trip, not the way connections are taken.
     fn moves_with_the_network(&self) -> bool {
+        self.network_votes() > 0
+    }
+
+    /// How many stages speak for a longer round trip, less those that speak against it.
+    pub(super) fn network_votes(&self) -> i32 {
         if !self.is_off(Symptom::Connect) {
-            return false;
+            return 0;
         }
-        let Some(connect_ms) = self.change(Measure::Tcp, Symptom::Connect) else { return false };
-        let votes: i32 = [Measure::Tls, Measure::Ttfb, Measure::Rtt]
+        let Some(connect_ms) = self.change(Measure::Tcp, Symptom::Connect) else { return 0 };
+        [Measure::Tls, Measure::Ttfb, Measure::Rtt]
             .into_iter()
             .filter_map(|measure| self.change(measure, Symptom::Connect))
             .map(|change_ms| if change_ms >= WITH_THE_NETWORK * connect_ms { 1 } else { -1 })
-            .sum();
-        votes > 0
+            .sum()
     }
 
-    fn explains(&self, cause: Cause, symptom: Symptom) -> bool {
+    pub(super) fn explains(&self, cause: Cause, symptom: Symptom) -> bool {
         if self.is_dominant(cause) {
             return symptom != cause.symptom();
         }

@@ -77,6 +77,16 @@ impl Cusum {
         self.is_off && (self.sum > config.abnormal || self.is_alarmed)
     }
 
+    /// How far it has built up, in parts of the alarm.
+    pub(super) fn weight(&self, alarm: f64) -> f64 {
+        if self.is_alarmed { (self.sum / alarm).max(1.0) } else { self.sum / alarm }
+    }
+
+    /// Off in one of so many newest windows, and not faded since.
+    pub(super) fn was_off_within(&self, config: &Config, windows: u32) -> bool {
+        self.calm < windows && self.sum > config.abnormal
+    }
+
     /// The alarm stands; it ends after some windows as usual.
     pub(super) fn is_alarmed(&self) -> bool {
         self.is_alarmed

@@ -38,7 +38,8 @@ mod cusum;
 mod observation;
 mod pair;
 mod reference;
-mod sentence;
+pub(crate) mod sentence;
+mod signals;
 mod symptom;
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,10 @@ mod verdict;
 
 pub use observation::{Observation, Reading};
 pub use pair::{LevelShift, Pair, Verdicts};
+pub(crate) use reference::median;
+pub use signals::{OwnVerdict, Signal, Signals};
+pub(crate) use signals::{Symptoms, bit_of};
+pub(crate) use symptom::Symptom;
 
 use caelum_model::rollup::MINUTE_MS;
 

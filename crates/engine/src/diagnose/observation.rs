@@ -55,6 +55,19 @@ impl Observation {
         }
     }
 
+    /// Notes a measure: its median (for loss the mean), and how many measurements are behind it. What
+    /// verdicts do not look at is left out.
+    pub fn note(&mut self, measure: Measure, value: f64, samples: u32) {
+        if let Some(place) = WATCHED.iter().position(|watched| *watched == measure) {
+            self.readings[place] = Some(Reading { value: value as f32, samples });
+        }
+    }
+
+    /// Notes failures at a stage.
+    pub fn note_failures(&mut self, stage: ErrorStage, failed: u64) {
+        self.errors[stage as usize] = failed;
+    }
+
     /// A stored row. Fails if a distribution cannot be read.
     pub fn of(rollup: &Rollup) -> Result<Self, DecodeError> {
         let mut observation = Self::empty(rollup.key.window_start_ms);

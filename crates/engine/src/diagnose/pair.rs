@@ -69,7 +69,7 @@ pub struct Pair {
     pub(super) cusums: [Cusum; Symptom::ALL.len()],
     /// Newest windows, oldest first.
     pub(super) recent: Vec<Scored>,
-    diagnosis: Option<Diagnosis>,
+    pub(super) diagnosis: Option<Diagnosis>,
 }
 
 impl Pair {
@@ -187,7 +187,7 @@ impl Pair {
         }
     }
 
-    fn scene(&self) -> Scene<'_> {
+    pub(super) fn scene(&self) -> Scene<'_> {
         let those = |is: &dyn Fn(&Cusum) -> bool| {
             Symptom::ALL.into_iter().filter(|symptom| is(&self.cusums[symptom.place()])).collect()
         };

@@ -127,7 +127,7 @@ fn without_thin(values: Vec<(f64, u32)>, config: &Config) -> Option<(Vec<f64>, f
 }
 
 /// The middle value, or the mean of the two in the middle; zero of none. Leaves the values in some order.
-pub(super) fn median(values: &mut [f64]) -> f64 {
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     if values.is_empty() {
         return 0.0;
     }

@@ -38,13 +38,7 @@ impl fmt::Display for Sentence<'_> {
             Family::V4 => f.write_str(" over IPv4")?,
             Family::V6 => f.write_str(" over IPv6")?,
         }
-        f.write_str(" since ")?;
-        if self.since_ms.div_euclid(DAY_MS) != self.window_start_ms.div_euclid(DAY_MS) {
-            let (year, month, day) = date_of(self.since_ms);
-            write!(f, "{year:04}-{month:02}-{day:02} ")?;
-        }
-        let minutes = self.since_ms.rem_euclid(DAY_MS) / MINUTE_MS;
-        write!(f, "{:02}:{:02} UTC: ", minutes / 60, minutes % 60)?;
+        write!(f, " since {}: ", Moment { ms: self.since_ms, seen_from_ms: self.window_start_ms })?;
         self.write_numbers(f)?;
         write!(f, " (confidence {:.2})", self.confidence)?;
         if !self.consequences.is_empty() {
@@ -93,8 +87,25 @@ impl Sentence<'_> {
     }
 }
 
+/// A minute, UTC, with its day where it is another than the one it is seen from.
+pub(crate) struct Moment {
+    pub(crate) ms: UnixMs,
+    pub(crate) seen_from_ms: UnixMs,
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.ms.div_euclid(DAY_MS) != self.seen_from_ms.div_euclid(DAY_MS) {
+            let (year, month, day) = date_of(self.ms);
+            write!(f, "{year:04}-{month:02}-{day:02} ")?;
+        }
+        let minutes = self.ms.rem_euclid(DAY_MS) / MINUTE_MS;
+        write!(f, "{:02}:{:02} UTC", minutes / 60, minutes % 60)
+    }
+}
+
 /// "TCP", "TCP and TLS are", "DNS, TCP and the server are".
-fn listed(measures: &[Measure]) -> String {
+pub(crate) fn listed(measures: &[Measure]) -> String {
     let names: Vec<&str> = measures.iter().map(|measure| name_of(*measure)).collect();
     match names.as_slice() {
         [] => String::new(),
@@ -125,7 +136,7 @@ fn name_of(measure: Measure) -> &'static str {
 }
 
 /// Milliseconds, as precise as is useful.
-struct Time(f64);
+pub(crate) struct Time(pub(crate) f64);
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -139,7 +150,7 @@ impl fmt::Display for Time {
 }
 
 /// Kilobits a second.
-struct Rate(f64);
+pub(crate) struct Rate(pub(crate) f64);
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -153,7 +164,7 @@ impl fmt::Display for Rate {
 }
 
 /// Percent.
-struct Percent(f64);
+pub(crate) struct Percent(pub(crate) f64);
 
 impl fmt::Display for Percent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

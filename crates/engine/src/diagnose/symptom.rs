@@ -9,7 +9,7 @@ use super::{
 
 /// One thing that can be off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Symptom {
+pub(crate) enum Symptom {
     /// Look-ups take longer.
     Dns,
     /// TCP connects take longer.
@@ -30,7 +30,7 @@ pub(super) enum Symptom {
 
 impl Symptom {
     /// Every symptom; [`Symptom::place`] is its place here.
-    pub(super) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Dns,
         Self::Connect,
         Self::Rtt,
@@ -48,7 +48,7 @@ impl Symptom {
     pub(super) const DEVIATIONS: [Self; 7] =
         [Self::Dns, Self::Connect, Self::Rtt, Self::Tls, Self::Server, Self::Throughput, Self::Loss];
 
-    pub(super) fn place(self) -> usize {
+    pub(crate) fn place(self) -> usize {
         match self {
             Self::Dns => 0,
             Self::Connect => 1,
@@ -61,8 +61,23 @@ impl Symptom {
         }
     }
 
+    /// Its bit in a set.
+    pub(crate) fn bit(self) -> u16 {
+        1 << self.place()
+    }
+
+    /// Whether it is counted, not timed: what is counted comes now and then, also in a fault.
+    pub(super) fn is_count(self) -> bool {
+        matches!(self, Self::Loss | Self::Failures(_))
+    }
+
+    /// Where a lone pair raises the alarm.
+    pub(super) fn alarm(self, config: &Config) -> f64 {
+        if matches!(self, Self::Failures(_)) { config.errors_alarm } else { config.alarm }
+    }
+
     /// The measure that shows it, or none for failures.
-    pub(super) fn measure(self) -> Option<Measure> {
+    pub(crate) fn measure(self) -> Option<Measure> {
         match self {
             Self::Dns => Some(Measure::Dns),
             Self::Connect => Some(Measure::Tcp),

@@ -126,7 +126,7 @@ impl Pair {
         evidence
     }
 
-    fn own_evidence(&self, window: &Scored, symptom: Symptom) -> Evidence {
+    pub(super) fn own_evidence(&self, window: &Scored, symptom: Symptom) -> Evidence {
         let z = window.z[symptom.place()].unwrap_or(0.0);
         let measure = symptom.measure();
         let (value, usual) = match (symptom, measure) {
