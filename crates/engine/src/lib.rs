@@ -5,7 +5,8 @@
 //! to the world.
 //!
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
-//! [`window`] counts it ([`trace`] follows a few on their way), [`score`] and [`diagnose`] judge it; [`health`] judges machines, [`enrol`] who becomes
+//! [`window`] counts it ([`trace`] follows a few on their way), [`score`], [`experience`], [`budget`] and
+//! [`diagnose`] judge it; [`health`] judges machines, [`enrol`] who becomes
 //! a node, [`selector`] and [`target`] who measures
 //! what, and how. [`discovery`] hears which machines there are, [`membership`] knows which nodes run, over datagrams
 //! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
@@ -14,6 +15,7 @@
 #![deny(missing_docs)]
 
 pub mod backlog;
+pub mod budget;
 pub mod cluster;
 pub mod completeness;
 pub mod diagnose;
@@ -21,6 +23,7 @@ pub mod discovery;
 pub mod doctor;
 pub mod drain;
 pub mod enrol;
+pub mod experience;
 pub mod hash;
 pub mod health;
 pub mod intake;

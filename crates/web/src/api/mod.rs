@@ -12,6 +12,7 @@ pub(crate) mod network;
 pub(crate) mod nodes;
 pub mod pipeline;
 pub(crate) mod probes;
+pub(crate) mod scores;
 mod session;
 mod system;
 pub(crate) mod target_writes;
