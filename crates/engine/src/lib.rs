@@ -5,7 +5,8 @@
 //! to the world.
 //!
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
-//! [`window`] counts it ([`trace`] follows a few on their way), [`score`] and [`diagnose`] judge it; [`locate`] says
+//! [`window`] counts it ([`trace`] follows a few on their way), [`score`], [`experience`], [`budget`] and
+//! [`diagnose`] judge it; [`locate`] says
 //! where, [`incident`] since when; [`health`] judges machines, [`enrol`] who becomes a node, [`selector`] and
 //! [`target`] who measures what, and how. [`discovery`] hears which machines there are, [`membership`] knows which
 //! nodes run, over datagrams
@@ -16,6 +17,7 @@
 #![deny(missing_docs)]
 
 pub mod backlog;
+pub mod budget;
 pub mod cluster;
 pub mod completeness;
 pub mod diagnose;
@@ -23,6 +25,7 @@ pub mod discovery;
 pub mod doctor;
 pub mod drain;
 pub mod enrol;
+pub mod experience;
 pub mod facts;
 pub mod hash;
 pub mod health;

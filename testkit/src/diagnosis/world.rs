@@ -124,11 +124,12 @@ impl World {
         fs::write(&config, targets())?;
         let server = self.server.clone();
         let listen = format!("{SERVER}:8080,127.0.0.1:8080");
-        let arguments = ["up", "--no-probe", "--no-beacon", "--listen", &listen, "--config", text(&config)?];
+        let arguments = ["up", "--no-probe", "--beacon-enabled", "false", "--listen", &listen, "--config", text(&config)?];
         let process = self.start_on(&server, "server", &arguments)?;
-        self.processes.push(process);
         let ready = self.folder.path().join("server/run/ready.json");
-        wait::within(READY_MAX, || ready.exists().then_some(())).context("the server does not serve")?;
+        wait::within(READY_MAX, || ready.exists().then_some(()))
+            .with_context(|| format!("the server does not serve: {}{}", process.output(), process.log()))?;
+        self.processes.push(process);
         self.token = self.output("server", &["token", "new", "--scope", "operate"])?;
         Ok(())
     }
@@ -138,7 +139,8 @@ impl World {
         let join = self.output("server", &["token", "join"])?;
         let arguments = [
             "agent",
-            "--no-beacon",
+            "--beacon-enabled",
+            "false",
             "--agent-name",
             &name,
             "--join",

@@ -13,6 +13,7 @@ pub(crate) mod nodes;
 mod orders;
 pub mod pipeline;
 pub(crate) mod probes;
+pub(crate) mod scores;
 mod session;
 mod system;
 pub(crate) mod target_writes;

@@ -22,7 +22,10 @@ use caelum_model::{
 use caelum_store::{ProbeSummary, RollupQuery};
 use serde::{Deserialize, Serialize};
 
-use super::measures::{MeasureJson, merge, summarise};
+use super::{
+    measures::{MeasureJson, merge, summarise},
+    scores::ScoresJson,
+};
 use crate::{auth::Person, error::ApiError, state::State};
 
 /// Most verdicts that are looked through for a page of rows.
@@ -240,6 +243,8 @@ pub struct RollupJson {
     errors_by_stage: BTreeMap<ErrorStage, u64>,
     errors_by_class: BTreeMap<String, u64>,
     measures: BTreeMap<Measure, MeasureJson>,
+    /// What people would notice, at 500 ms.
+    scores: ScoresJson,
     /// Events counted, and those that may still belong to it.
     expected: u64,
     /// Numbers of this probe that have not arrived and were, by the events around them, measured in this
@@ -345,6 +350,7 @@ fn to_json(
     missing: &Missing,
 ) -> Result<RollupJson, ApiError> {
     let mut measures = merge(std::slice::from_ref(&row))?;
+    let scores = ScoresJson::of(&measures, row.count_error, None);
     if let Some(measure) = measure {
         measures.retain(|own, _| *own == measure);
     }
@@ -364,6 +370,7 @@ fn to_json(
         errors_by_stage: row.errors_by_stage,
         errors_by_class: row.errors_by_class,
         measures: summarise(&measures),
+        scores,
         expected: row.count_total + missing,
         missing,
         late_merged: row.late_merged,

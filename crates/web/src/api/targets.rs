@@ -13,13 +13,16 @@ use caelum_model::{
     event::Family,
     id::{ClientId, TargetId},
     rollup::{MINUTE_MS, Measure, Rollup},
-    target::Target,
+    target::{Objective, Target},
     wire::ErrorJson,
 };
 use caelum_store::RollupQuery;
 use serde::Serialize;
 
-use super::measures::{MeasureJson, merge, summarise};
+use super::{
+    measures::{MeasureJson, merge, summarise},
+    scores::{ASSUMPTIONS, BudgetJson, ScoresJson},
+};
 use crate::{auth::Person, error::ApiError, state::State};
 
 /// How far back a target's own numbers reach.
@@ -43,6 +46,8 @@ pub struct PairJson {
     experience: Option<f64>,
     /// Mean opinion score of voice, 1 to 4.5.
     voice_mos: Option<f64>,
+    /// What people would notice.
+    scores: ScoresJson,
     /// How the pair stands; null before its first judged window.
     standing: Option<Standing>,
     /// Usual medians.
@@ -57,6 +62,12 @@ pub struct TargetJson {
     target: Target,
     /// Percentiles by measure, over all probes.
     measures: BTreeMap<Measure, MeasureJson>,
+    /// What people would notice, over all probes.
+    scores: ScoresJson,
+    /// How it keeps what it is held to; only where one target is asked for.
+    budget: Option<BudgetJson>,
+    /// What the scores stand on; only where one target is asked for.
+    assumptions: &'static [&'static str],
     /// Each probe by itself.
     pairs: Vec<PairJson>,
 }
@@ -99,7 +110,9 @@ pub async fn one_target(
     let target = find(&state, &id).await?;
     let mut recent = recent(&state, Some(target.url.clone())).await?;
     let pairs = recent.remove(&target.url).unwrap_or_default();
-    Ok(Json(TargetJson::of(target, pairs)?))
+    let budget = BudgetJson::read(&state, &target).await?;
+    let json = TargetJson::of(target, pairs)?;
+    Ok(Json(TargetJson { budget, assumptions: &ASSUMPTIONS, ..json }))
 }
 
 /// The target of this id.
@@ -139,15 +152,18 @@ async fn recent(state: &State, target: Option<String>) -> Result<BTreeMap<String
 impl TargetJson {
     pub(super) fn of(target: Target, pairs: Vec<PairRows>) -> Result<Self, ApiError> {
         let mut all: BTreeMap<Measure, Histogram> = BTreeMap::new();
-        let mut json = Vec::new();
+        let (mut json, mut failures) = (Vec::new(), 0);
         for (key, rows, status) in pairs {
             let merged = merge(&rows)?;
             for (measure, histogram) in &merged {
                 all.entry(*measure).or_default().merge(histogram);
             }
-            json.push(PairJson::of(key, &rows, &merged, status));
+            failures += rows.iter().map(|row| row.count_error).sum::<u64>();
+            json.push(PairJson::of(key, &rows, &merged, status, target.objective.as_ref()));
         }
-        Ok(Self { target, measures: summarise(&all), pairs: json })
+        let scores = ScoresJson::of(&all, failures, target.objective.as_ref());
+        let measures = summarise(&all);
+        Ok(Self { target, measures, scores, budget: None, assumptions: &[], pairs: json })
     }
 }
 
@@ -157,6 +173,7 @@ impl PairJson {
         rows: &[Rollup],
         merged: &BTreeMap<Measure, Histogram>,
         status: Option<PairStatus>,
+        objective: Option<&Objective>,
     ) -> Self {
         let count_error = rows.iter().map(|row| row.count_error).sum();
         let empty = Histogram::default();
@@ -171,6 +188,7 @@ impl PairJson {
             measures: summarise(merged),
             experience: score::experience(of(Measure::Total), count_error),
             voice_mos: score::voice(of(Measure::Rtt), of(Measure::Loss)),
+            scores: ScoresJson::of(merged, count_error, objective),
             standing: status.as_ref().map(|status| status.standing),
             usual: status.iter().flat_map(|status| status.usual.iter().copied()).collect(),
             diagnosis: status.and_then(|status| status.diagnosis),
