@@ -283,6 +283,13 @@ pub async fn client_id_of(store: &Store, node_id: &NodeId) -> Result<Option<Clie
     Ok(machines(store).await?.get(node_id).map(|machine| machine.client_id.clone()))
 }
 
+/// Targets that are machines of the cluster, by their URL, with the name in events of each.
+pub(crate) async fn reflectors(store: &Store) -> Result<BTreeMap<String, ClientId>, StoreError> {
+    let machines = machines(store).await?;
+    let url = |machine: &Machine| Some(format!("stamp://{}", machine.reflector?));
+    Ok(machines.values().filter_map(|machine| Some((url(machine)?, machine.client_id.clone()))).collect())
+}
+
 async fn machines(store: &Store) -> Result<BTreeMap<NodeId, Machine>, StoreError> {
     let text = store.fact(MACHINES).await?;
     Ok(text.map_or_else(BTreeMap::new, |text| {

@@ -14,7 +14,7 @@ use crate::locate::{Config, Seen, locate};
 /// Windows that are kept at most: a change further back stays unsaid.
 const WINDOWS_MAX: usize = 7 * 60;
 /// Pairs of all kept windows together, some 300 bytes each; with more, fewer windows are kept.
-const PAIR_WINDOWS_MAX: usize = 150_000;
+const PAIR_WINDOWS_MAX: usize = 100_000;
 /// Windows between two states that are kept to begin again from.
 const CHECKPOINT_WINDOWS: i64 = 30;
 /// Incidents that are remembered, to tell what a late window changed.
@@ -90,6 +90,18 @@ impl History {
     /// Open incidents.
     pub fn open(&self) -> impl Iterator<Item = &Incident> {
         self.state.open()
+    }
+
+    /// Gives an incident the name and beginning that it was told under before: what is read again may begin
+    /// a window earlier or later.
+    pub fn adopt(&mut self, found_id: &str, said: &Incident) {
+        for state in self.checkpoints.values_mut().chain([&mut self.state]) {
+            state.adopt(found_id, said);
+        }
+        if let Some(mut found) = self.known.remove(found_id) {
+            take_name(&mut found, said);
+            self.known.insert(found.id.clone(), found);
+        }
     }
 
     /// Takes the next window. One that is not newer than the newest is a late one: see [`History::revise`].
@@ -227,6 +239,17 @@ impl History {
         }
         self.revisions.retain(|id, _| self.known.contains_key(id));
     }
+}
+
+/// Makes an incident the one that was told before.
+pub(super) fn take_name(found: &mut Incident, said: &Incident) {
+    let newest_ms = said.steps.last().map_or(UnixMs::MIN, |step| step.window_start_ms);
+    let later = found.steps.drain(..).filter(|step| step.window_start_ms > newest_ms);
+    found.steps = said.steps.iter().cloned().chain(later).collect();
+    found.id.clone_from(&said.id);
+    found.opened_window_ms = said.opened_window_ms;
+    found.detected_window_ms = said.detected_window_ms;
+    found.revision = said.revision;
 }
 
 fn note_revisions(incident: &mut Incident, at: &[UnixMs]) {

@@ -83,6 +83,12 @@ impl Incidents {
         self.tracks.values().filter_map(|track| track.open.as_ref()).map(Open::incident)
     }
 
+    /// Makes an open incident the one that was told before.
+    fn adopt(&mut self, found_id: &str, said: &Incident) {
+        let open = self.tracks.values_mut().filter_map(|track| track.open.as_mut());
+        open.filter(|open| open.incident().id == found_id).for_each(|open| open.adopt(said));
+    }
+
     /// Takes the findings of the next window, and answers with the incidents that changed.
     pub fn step(&mut self, window_start_ms: UnixMs, seen: &[Seen], findings: Vec<Finding>) -> Vec<Incident> {
         let mut found: BTreeSet<Key> = BTreeSet::new();

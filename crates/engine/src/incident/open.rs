@@ -11,6 +11,7 @@ use caelum_model::{
 };
 
 use super::{
+    history::take_name,
     push_step,
     sentence::{Number, Sentence},
 };
@@ -130,6 +131,10 @@ impl Open {
             told_ms,
             is_changed: false,
         }
+    }
+
+    pub(super) fn adopt(&mut self, said: &Incident) {
+        take_name(&mut self.incident, said);
     }
 
     pub(super) fn incident(&self) -> &Incident {

@@ -69,6 +69,16 @@ impl Facts {
         Self { client_id, target, family, places, pair }
     }
 
+    /// Whether two are the same pair, whatever it is part of.
+    pub fn is_same_pair(&self, other: &Self) -> bool {
+        self.pair == other.pair
+    }
+
+    /// The order of pairs.
+    pub fn cmp_pair(&self, other: &Self) -> std::cmp::Ordering {
+        self.pair.cmp(&other.pair)
+    }
+
     /// Whether the pair belongs to a place, or is it.
     pub fn is_of(&self, entity: &Entity) -> bool {
         if entity.kind == EntityKind::Pair {

@@ -5,8 +5,16 @@
 //! rebuilt from the last hours of rollups at start, after a failure of the store, and for a single pair when
 //! a late event changed a window that had been judged. Verdicts given before a start stand, unless such an
 //! event revises them.
+//!
+//! A window that all pairs have been judged for is looked at as a whole ([`located`]): what is wrong at which
+//! place becomes an incident. Where several diagnosers share a store, one at a time judges ([`lease`]).
 
+pub mod lease;
+mod located;
 mod pairs;
+mod places;
+pub mod progress;
+pub mod replay;
 #[cfg(test)]
 mod tests;
 
@@ -16,9 +24,10 @@ use caelum_drivers::clock::Clock;
 use caelum_engine::diagnose::Config;
 use caelum_model::{
     UnixMs,
-    rollup::{Rollup, RollupKey},
+    incident::Incident,
+    rollup::{MINUTE_MS, Rollup, RollupKey},
 };
-use caelum_store::{RollupQuery, Store, StoreError};
+use caelum_store::{IncidentQuery, RollupQuery, Store, StoreError};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
@@ -27,7 +36,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, Change};
+use lease::Lease;
+use located::Located;
 use pairs::{PairKey, Pairs, Rewrite};
+use places::Places;
+use progress::Progress;
 
 /// Rows read at once.
 const PAGE: usize = 1_000;
@@ -52,6 +65,16 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Where it notes how far it has read.
 const READ_THROUGH: &str = "diagnoser.read_through";
+/// Where it notes the newest window that it has looked at as a whole.
+const LOCATED_THROUGH: &str = "diagnoser.located_through";
+/// Time between looks at groups and machines.
+const PLACES_INTERVAL: Duration = Duration::from_secs(60);
+/// Stored incidents that are read again at start.
+const INCIDENTS_MAX: usize = 10_000;
+/// Pairs learn what is usual in the first windows that are read: incidents from before are not found again.
+const LEARNING_MS: i64 = 60 * MINUTE_MS;
+/// While loading, windows this far behind what was read last are looked at: all of their rows are there.
+const LOAD_BEHIND_MS: i64 = 5 * MINUTE_MS;
 
 /// What a diagnoser stands on.
 pub struct Diagnoser {
@@ -61,6 +84,10 @@ pub struct Diagnoser {
     pub bus: Bus,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Its name among several that share a store, of whom one at a time judges; none where nobody else can.
+    pub owner: Option<String>,
+    /// Where it shows how it gets on.
+    pub progress: Arc<Progress>,
 }
 
 impl Diagnoser {
@@ -69,8 +96,12 @@ impl Diagnoser {
         let mut retry = RETRY_MIN;
         while !stop.is_cancelled() {
             let started = Instant::now();
-            match self.follow(&stop).await {
-                Ok(()) => return,
+            match self.lead(&stop).await {
+                Ok(()) if stop.is_cancelled() => return,
+                Ok(()) => tracing::warn!(
+                    code = "diagnoser.lease_lost",
+                    "another diagnoser judges now; this one waits for its turn"
+                ),
                 Err(error) => tracing::error!(
                     code = "diagnoser.store_failed", %error,
                     "verdicts stand still until the store answers; trying again"
@@ -84,6 +115,28 @@ impl Diagnoser {
                 () = tokio::time::sleep(retry) => retry = (retry * 2).min(RETRY_MAX),
             }
         }
+    }
+
+    /// Waits for its turn, then follows until told to stop, or somebody else's turn has come.
+    async fn lead(&self, stop: &CancellationToken) -> Result<(), StoreError> {
+        let Some(owner) = &self.owner else { return self.follow(stop).await };
+        let lease = Lease::new(Arc::clone(&self.store), Arc::clone(&self.clock), owner.clone());
+        let taken = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            taken = lease.take() => taken,
+        };
+        taken?;
+        self.progress.set_leading(true);
+        let own_stop = stop.child_token();
+        let followed = tokio::select! {
+            followed = self.follow(&own_stop) => followed,
+            lost = lease.keep() => lost,
+        };
+        self.progress.set_leading(false);
+        if stop.is_cancelled() {
+            lease.give_back().await?;
+        }
+        followed
     }
 
     /// Loads, then follows until told to stop or the store fails.
@@ -117,6 +170,16 @@ impl Diagnoser {
         let noted: Option<i64> = self.store.fact(READ_THROUGH).await?.and_then(|rev| rev.parse().ok());
         let mut pairs = Pairs::new(Config::default(), self.store.pair_statuses().await?);
         let now_ms = self.clock.now_ms();
+        let horizon_ms = now_ms - HISTORY_MS;
+        let said = self.said(horizon_ms).await?;
+        let open_before = said
+            .iter()
+            .filter(|said| {
+                said.closed_window_ms.is_none() && said.opened_window_ms < horizon_ms + LEARNING_MS
+            })
+            .cloned()
+            .collect();
+        let mut located = Located::new(Places::load(&self.store).await?, open_before);
         let mut query =
             RollupQuery { from_ms: Some(now_ms - HISTORY_MS), limit: PAGE, ..RollupQuery::default() };
         loop {
@@ -127,22 +190,45 @@ impl Diagnoser {
                 pairs.take_stored(rollup, now_ms);
             }
             pairs.judge_ready();
+            located.take(pairs.take_shown());
+            if let Some(last) = page.last() {
+                located.look_before(last.key.window_start_ms - LOAD_BEHIND_MS);
+            }
             if is_last {
                 break;
             }
         }
+        located.look(&pairs, now_ms);
+        let through: Option<i64> = self.store.fact(LOCATED_THROUGH).await?.and_then(|ms| ms.parse().ok());
+        located.reconcile(&said, through);
         let read_through = noted.map_or(newest_rev, |rev| rev.min(newest_rev));
         tracing::info!(
             code = "diagnoser.loaded",
             pairs = pairs.len(),
             "verdicts go on from the stored rollups"
         );
-        Ok(Following { pairs, read_through, loaded_through: newest_rev, noted_at: Instant::now(), noted })
+        Ok(Following {
+            pairs,
+            located,
+            places_at: Instant::now(),
+            read_through,
+            loaded_through: newest_rev,
+            noted_at: Instant::now(),
+            noted,
+            noted_located: through,
+        })
+    }
+
+    /// Incidents that were not over before a time.
+    async fn said(&self, from_ms: UnixMs) -> Result<Vec<Incident>, StoreError> {
+        let query =
+            IncidentQuery { from_ms: Some(from_ms), limit: INCIDENTS_MAX, ..IncidentQuery::default() };
+        self.store.incidents(query).await
     }
 
     /// Reads what is new, judges, and stores what changed.
     async fn look(&self, following: &mut Following) -> Result<(), StoreError> {
-        let now_ms = self.clock.now_ms();
+        let (now_ms, began) = (self.clock.now_ms(), Instant::now());
         let mut limit = PAGE;
         loop {
             let mut rows = self.store.rollups_since(following.read_through, limit).await?;
@@ -173,8 +259,27 @@ impl Diagnoser {
             following.pairs.replay(&key, from_ms, &rows);
         }
         self.store_verdicts(following.pairs.take_rewrites()).await?;
+        if following.places_at.elapsed() >= PLACES_INTERVAL {
+            following.located.replace_places(Places::load(&self.store).await?);
+            following.places_at = Instant::now();
+        }
+        following.located.take(following.pairs.take_shown());
+        following.located.look(&following.pairs, now_ms);
+        self.store_incidents(&mut following.located).await?;
         following.pairs.forget_unseen(now_ms);
+        self.progress.looked(&following.pairs, &following.located, now_ms, began.elapsed());
         following.note(self, NOTE_INTERVAL).await
+    }
+
+    async fn store_incidents(&self, located: &mut Located) -> Result<(), StoreError> {
+        let changes = located.take_changes();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.store.put_incidents(changes.incidents.clone(), changes.withdrawn.clone()).await?;
+        located.tell(&changes);
+        self.bus.publish(Change::IncidentsChanged);
+        Ok(())
     }
 
     /// The rows of a pair from some hours before a time on.
@@ -227,11 +332,14 @@ impl Diagnoser {
 /// What is in memory, and how far the rollups have been read into it.
 struct Following {
     pairs: Pairs,
+    located: Located,
+    places_at: Instant,
     read_through: i64,
     /// Rows of commits up to here may have been read while loading.
     loaded_through: i64,
     noted: Option<i64>,
     noted_at: Instant,
+    noted_located: Option<UnixMs>,
 }
 
 impl Following {
@@ -239,6 +347,13 @@ impl Following {
     /// found at the next start.
     async fn note(&mut self, diagnoser: &Diagnoser, interval: Duration) -> Result<(), StoreError> {
         let is_due = self.noted.is_none() || self.noted_at.elapsed() >= interval;
+        let located = self.located.newest_ms();
+        if is_due && located.is_some() && located != self.noted_located {
+            if let Some(newest_ms) = located {
+                diagnoser.store.put_fact(LOCATED_THROUGH, newest_ms.to_string()).await?;
+            }
+            self.noted_located = located;
+        }
         if !is_due || self.noted == Some(self.read_through) || self.pairs.has_replays() {
             return Ok(());
         }

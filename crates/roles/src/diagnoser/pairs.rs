@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use caelum_engine::diagnose::{Config, Observation, Pair, Verdicts};
+use caelum_engine::{
+    diagnose::{Config, Observation, Pair, Signals, Verdicts},
+    locate,
+};
 use caelum_model::{
     UnixMs,
     diagnosis::{Diagnosis, PairStatus},
@@ -15,7 +18,7 @@ use caelum_model::{
 /// Pairs that no row was written for in this time are forgotten, ms.
 const UNSEEN_MS: i64 = 24 * 3_600_000;
 /// Most pairs in memory, some 35 kB each; the ones unseen for the longest go first.
-const PAIRS_MAX: usize = 10_000;
+pub(super) const PAIRS_MAX: usize = 10_000;
 /// Judged windows whose counts are remembered, to tell a revised row from one that only settled.
 const JUDGED_MAX: usize = 512;
 
@@ -83,11 +86,25 @@ struct Followed {
     stands_through_ms: Option<UnixMs>,
     rewrite: Option<Waiting>,
     seen_at_ms: UnixMs,
+    /// What judged windows showed, until it is taken.
+    shown: Vec<Shown>,
 }
 
 struct Pending {
     observation: Observation,
     is_settled: bool,
+    /// The resolver asked.
+    resolver: Option<Box<str>>,
+    /// What is wrong with the probe's own machine.
+    own_trouble: Option<Box<str>>,
+}
+
+/// What a judged window of a pair showed, and what else localisation wants to know of it.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) signals: Signals,
+    pub(super) resolver: Option<Box<str>>,
+    pub(super) own_trouble: Option<Box<str>>,
 }
 
 /// Verdicts that wait to be stored.
@@ -173,9 +190,17 @@ impl Pairs {
                     break;
                 }
                 let (_, pending) = entry.remove_entry();
-                followed.judge(key, pending.observation);
+                followed.judge(key, pending);
             }
         }
+    }
+
+    /// Judges every window, full or not: nothing more will come.
+    pub(super) fn judge_all(&mut self) {
+        for newest_ms in self.newest_event_ms.values_mut() {
+            *newest_ms = UnixMs::MAX;
+        }
+        self.judge_ready();
     }
 
     pub(super) fn has_replays(&self) -> bool {
@@ -216,10 +241,12 @@ impl Pairs {
                 followed.pending.insert(start_ms, pending);
                 continue;
             }
-            if let Some(verdicts) = followed.step(key, pending.observation) {
+            if let Some(verdicts) = followed.step(key, pending) {
                 replace(&mut diagnoses, verdicts);
             }
         }
+        // What is usual was not known yet in the first of them.
+        followed.shown.retain(|shown| shown.signals.window_start_ms >= from_ms);
         followed.revise(from_ms);
         if let Some(waiting) = &mut followed.rewrite {
             let from_ms = waiting.from_ms;
@@ -244,6 +271,20 @@ impl Pairs {
                 })
             })
             .collect()
+    }
+
+    /// What judged windows showed since it was asked last.
+    pub(super) fn take_shown(&mut self) -> Vec<(PairKey, Vec<Shown>)> {
+        self.pairs
+            .iter_mut()
+            .filter(|(_, followed)| !followed.shown.is_empty())
+            .map(|(key, followed)| (key.clone(), std::mem::take(&mut followed.shown)))
+            .collect()
+    }
+
+    /// Newest judged window of each pair that has one.
+    pub(super) fn newest_judged(&self) -> impl Iterator<Item = UnixMs> {
+        self.pairs.values().filter_map(|followed| followed.pair.newest_ms())
     }
 
     /// Forgets pairs that are not measured any more.
@@ -281,6 +322,7 @@ impl Pairs {
             stands_through_ms: judged_before.get(key).copied(),
             rewrite: None,
             seen_at_ms: now_ms,
+            shown: Vec::new(),
         });
         followed.seen_at_ms = now_ms;
         followed
@@ -293,9 +335,9 @@ impl Followed {
     }
 
     /// Judges a window, and keeps what is to be stored.
-    fn judge(&mut self, key: &PairKey, observation: Observation) {
-        let start_ms = observation.window_start_ms;
-        let Some(verdicts) = self.step(key, observation) else { return };
+    fn judge(&mut self, key: &PairKey, pending: Pending) {
+        let start_ms = pending.observation.window_start_ms;
+        let Some(verdicts) = self.step(key, pending) else { return };
         if self.stands_through_ms.is_some_and(|through_ms| start_ms <= through_ms) {
             return;
         }
@@ -308,11 +350,15 @@ impl Followed {
         replace(&mut waiting.diagnoses, verdicts);
     }
 
-    fn step(&mut self, key: &PairKey, observation: Observation) -> Option<Verdicts> {
+    fn step(&mut self, key: &PairKey, pending: Pending) -> Option<Verdicts> {
+        let Pending { observation, resolver, own_trouble, .. } = pending;
         let (start_ms, count) = (observation.window_start_ms, observation.count);
         let before = self.pair.clone();
         let verdicts = self.pair.judge(observation)?;
         self.before = Some((before, verdicts.from_ms));
+        if let Some(signals) = self.pair.signals() {
+            self.shown.push(Shown { signals, resolver, own_trouble });
+        }
         self.judged.insert(start_ms, count);
         if self.judged.len() > JUDGED_MAX {
             self.judged.pop_first();
@@ -342,7 +388,13 @@ impl Pending {
     fn of(rollup: &Rollup) -> Option<Self> {
         match Observation::of(rollup) {
             Ok(observation) => {
-                Some(Self { observation, is_settled: rollup.state != RollupState::Provisional })
+                let condition = rollup.last.details.as_ref().and_then(|details| details.condition.as_ref());
+                Some(Self {
+                    observation,
+                    is_settled: rollup.state != RollupState::Provisional,
+                    resolver: rollup.last.resolver.as_deref().map(Box::from),
+                    own_trouble: condition.and_then(locate::own_trouble).map(String::into_boxed_str),
+                })
             }
             Err(error) => {
                 tracing::error!(

@@ -39,7 +39,13 @@ impl Scene {
     }
 
     fn diagnoser(&self) -> Diagnoser {
-        Diagnoser { store: Arc::clone(&self.store), bus: self.bus.clone(), clock: self.clock.clone() }
+        Diagnoser {
+            store: Arc::clone(&self.store),
+            bus: self.bus.clone(),
+            clock: self.clock.clone(),
+            owner: None,
+            progress: Arc::default(),
+        }
     }
 
     async fn commit(&mut self, rollups: Vec<Rollup>) {
@@ -292,7 +298,13 @@ async fn it_follows_the_news_until_told_to_stop() {
     let verdicts_came = async {
         while scene.diagnoses().await.len() < 4 {
             let change = news.recv().await;
-            assert!(matches!(change, Ok(Change::RollupsChanged | Change::DiagnosesChanged)), "{change:?}");
+            assert!(
+                matches!(
+                    change,
+                    Ok(Change::RollupsChanged | Change::DiagnosesChanged | Change::IncidentsChanged)
+                ),
+                "{change:?}"
+            );
         }
     };
     tokio::time::timeout(Duration::from_secs(30), verdicts_came).await.expect("verdicts");
