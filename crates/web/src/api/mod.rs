@@ -7,7 +7,7 @@ pub mod access;
 pub(crate) mod cluster;
 pub(crate) mod enrol;
 pub(crate) mod incidents;
-mod measures;
+pub(crate) mod measures;
 pub(crate) mod network;
 pub(crate) mod nodes;
 mod orders;

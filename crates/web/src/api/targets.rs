@@ -116,7 +116,7 @@ pub async fn one_target(
 }
 
 /// The target of this id.
-pub(super) async fn find(state: &State, id: &str) -> Result<Target, ApiError> {
+pub(crate) async fn find(state: &State, id: &str) -> Result<Target, ApiError> {
     let id = TargetId::parse(id).map_err(|_| ApiError::NotFound("target"))?;
     state.store.target(&id).await?.ok_or(ApiError::NotFound("target"))
 }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -209,10 +210,27 @@ impl Picture {
         Ok(Self { scene, machines, targets, pairs, slots, spells, incidents, probe_settings })
     }
 
-    /// A target's name where it has one, else its URL without the scheme.
+    /// A target's name where it has one, that of the machine behind it, else its URL without the scheme.
     pub fn target_name<'a>(&'a self, url: &'a str) -> &'a str {
         let named = self.targets.iter().find(|target| target.url == url && !target.name.is_empty());
-        named.map_or_else(|| super::format::short_target(url), |target| &target.name)
+        let name = named.map(|target| target.name.as_str()).or_else(|| self.machine_behind(url));
+        name.unwrap_or_else(|| super::format::short_target(url))
+    }
+
+    /// The machine that a train goes to, by its address.
+    fn machine_behind(&self, url: &str) -> Option<&str> {
+        let address: SocketAddr = url.strip_prefix("stamp://")?.parse().ok()?;
+        let has_it = |machine: &&Machine| {
+            let mut own = machine.node.identity.addresses.iter();
+            own.any(|own| own.parse() == Ok(address.ip()))
+        };
+        self.machines.iter().find(has_it).map(|machine| machine.node.name.as_str())
+    }
+
+    /// Whether a pair is there because machines measure each other, and not because somebody asked for it.
+    pub fn is_mesh(&self, pair: &PairNow) -> bool {
+        let url = &pair.pair.target;
+        url.starts_with("stamp://") && !self.targets.iter().any(|target| target.url == *url)
     }
 
     /// A probe's name: that of the machine it runs on, where the machine is known, else its own.

@@ -21,11 +21,11 @@ use super::{
     frame::{self, Reader, Theme},
     gate::{self, Login, Notice},
     history::History,
-    incidents, live, machine, machines, network, overview,
+    incidents, live, machine, machines, mesh, network, overview,
     picture::{Machine, Picture, Scene},
     range::{Span, TimeQuery},
     rates::Looks,
-    setting_routes, topology, visits,
+    setting_routes, target, topology, visits,
 };
 use crate::{
     auth::{self, Person, SignInError},
@@ -88,6 +88,8 @@ pub fn router() -> Router<Arc<State>> {
         .merge(visits::router())
         .merge(counting::router())
         .merge(incidents::router())
+        .merge(target::router())
+        .merge(mesh::router())
         .route("/topology", get(show_topology))
         .route("/network", get(show_network))
         .route("/settings", get(async || Redirect::to("/settings/targets")))
