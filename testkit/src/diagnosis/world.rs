@@ -124,7 +124,16 @@ impl World {
         fs::write(&config, targets())?;
         let server = self.server.clone();
         let listen = format!("{SERVER}:8080,127.0.0.1:8080");
-        let arguments = ["up", "--no-probe", "--beacon-enabled", "false", "--listen", &listen, "--config", text(&config)?];
+        let arguments = [
+            "up",
+            "--no-probe",
+            "--beacon-enabled",
+            "false",
+            "--listen",
+            &listen,
+            "--config",
+            text(&config)?,
+        ];
         let process = self.start_on(&server, "server", &arguments)?;
         let ready = self.folder.path().join("server/run/ready.json");
         wait::within(READY_MAX, || ready.exists().then_some(()))
