@@ -77,7 +77,10 @@ fn only_by(client_id: &ClientId) -> Selector {
 }
 
 /// The target with what the settings say of it.
-pub(in crate::commands) fn as_configured(target: &Target, configured: &ProbeTarget) -> Result<Target, TargetError> {
+pub(in crate::commands) fn as_configured(
+    target: &Target,
+    configured: &ProbeTarget,
+) -> Result<Target, TargetError> {
     let change = match &configured.template {
         Some(template) => rules::with_template(&configured.url, template, configured.change())?,
         None => configured.change(),
