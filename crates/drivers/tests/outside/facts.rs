@@ -265,3 +265,33 @@ async fn a_server_that_closes_each_connection_is_loaded_all_the_same_and_has_no_
     assert!(measured.details.loaded.is_some_and(|loaded| loaded.down_us.is_some()));
     assert_eq!(measured.rpm, None);
 }
+
+// --- accuracy ------------------------------------------------------------------------------------------
+
+/// The quickest of several measurements: a busy machine makes stages longer, never shorter.
+#[tokio::test]
+async fn each_stage_takes_what_the_server_takes_within_two_milliseconds_or_a_twentieth() {
+    const ROUNDS: usize = 5;
+    let authority = Authority::create("test authority").unwrap();
+    let names = ["box.example".to_owned()];
+    let issued = authority.issue_server(&names, &["127.0.0.1".parse().unwrap()], 30).unwrap();
+    let delays = [60, 120, 90].map(Duration::from_millis);
+    let web = Web { before_handshake: delays[1], before_answer: delays[2], ..Web::ok() };
+    let web = web.secured(&issued).start().await;
+    let dns = Dns { delay: delays[0], ..Dns::with("box.example", &["127.0.0.1"]) }.start().await;
+    let prober = prober(Some(dns), Some(&authority));
+    let target = target(format!("https://box.example:{}/", web.port()));
+    let mut quickest = [f64::INFINITY; 3];
+    for _ in 0..ROUNDS {
+        let timings = one(&target, &prober).await.timings;
+        for (best, took) in quickest.iter_mut().zip([timings.dns_ms, timings.tls_ms, timings.http_ttfb_ms]) {
+            *best = best.min(took.expect("every stage was reached"));
+        }
+    }
+    for (took, delay) in quickest.into_iter().zip(delays) {
+        let delay_ms = delay.as_secs_f64() * 1_000.0;
+        // A handshake has work of its own beside the wait: in a development profile some milliseconds.
+        let allowed_ms = (delay_ms * 0.05).max(2.0) + if delay == delays[1] { 10.0 } else { 0.0 };
+        assert!(took >= delay_ms - 0.5 && took <= delay_ms + allowed_ms, "{took} ms for {delay_ms} ms");
+    }
+}
