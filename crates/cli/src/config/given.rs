@@ -43,7 +43,7 @@ pub enum Given {
 }
 
 impl Given {
-    fn kind(&self) -> &'static str {
+    pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Words(_) | Self::Text(_) => "text",
             Self::Whole(_) => "a whole number",
