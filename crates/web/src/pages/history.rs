@@ -62,6 +62,10 @@ pub struct Reduced {
     pub ttfb_p95: Option<f64>,
     /// Mean loss of packet trains, percent.
     pub loss: Option<f64>,
+    /// Mean loss of packet trains on their way out, percent.
+    pub loss_out: Option<f64>,
+    /// The same on their way back.
+    pub loss_back: Option<f64>,
     /// Experience, 0 to 100.
     pub experience: Option<f64>,
     /// Voice quality as a mean opinion score.
@@ -116,6 +120,8 @@ impl Reduced {
         reduced.ttfb_p95 = if ttfb.count() >= 20 { ttfb.quantile(0.95) } else { ttfb.max() };
         let loss = &merged[Measure::Loss as usize];
         reduced.loss = loss.mean();
+        reduced.loss_out = merged[Measure::LossOut as usize].mean();
+        reduced.loss_back = merged[Measure::LossBack as usize].mean();
         reduced.experience = score::experience(whole, reduced.errors);
         reduced.voice = score::voice(rtt, loss);
         reduced

@@ -81,7 +81,7 @@ fn pairs(picture: &Picture) -> Vec<&PairNow> {
 
 /// Lost packets of a pair, percent: the train's whole loss, or both ways together.
 fn loss(pair: &PairNow) -> Option<f64> {
-    let ways = [Measure::LossOut, Measure::LossBack].map(|measure| pair.recent.median(measure));
+    let ways = [pair.recent.loss_out, pair.recent.loss_back];
     pair.recent.loss.or_else(|| ways.into_iter().flatten().reduce(f64::max))
 }
 
@@ -144,15 +144,15 @@ struct Mesh {
 
 fn cell(picture: &Picture, pair: &PairNow) -> Cell {
     let median = |measure| pair.recent.median(measure);
-    let share = |measure| {
-        median(measure).map_or_else(|| format::ABSENT.to_owned(), |loss| format::percent(loss).to_string())
+    let share = |loss: Option<f64>| {
+        loss.map_or_else(|| format::ABSENT.to_owned(), |loss| format::percent(loss).to_string())
     };
     let rtt = median(Measure::Rtt)
         .map_or_else(|| "no answer".to_owned(), |ms| format::milliseconds(ms).to_string());
     let lost = loss(pair);
-    let has_ways = median(Measure::LossOut).is_some();
+    let has_ways = pair.recent.loss_out.is_some();
     let ways = match (has_ways, lost) {
-        (true, _) => format!("{} out, {} back", share(Measure::LossOut), share(Measure::LossBack)),
+        (true, _) => format!("{} out, {} back", share(pair.recent.loss_out), share(pair.recent.loss_back)),
         (false, Some(lost)) => format!("{} lost", format::percent(lost)),
         (false, None) => String::new(),
     };

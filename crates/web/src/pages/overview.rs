@@ -247,6 +247,8 @@ pub struct VerdictRow {
 #[template(path = "blocks/verdicts.html")]
 struct Verdicts {
     rows: Vec<VerdictRow>,
+    /// Whether open incidents stand beside it.
+    has_incidents: bool,
     more: usize,
     network: String,
 }
@@ -262,6 +264,7 @@ fn verdicts_of(picture: &Picture, standing: Vec<(&PairNow, &Diagnosis)>) -> Bloc
         standing.iter().take(ROWS_MAX).map(|(pair, verdict)| verdict_row(picture, pair, verdict)).collect();
     let template = Verdicts {
         rows,
+        has_incidents: picture.open_incidents().next().is_some(),
         more: standing.len().saturating_sub(ROWS_MAX),
         network: picture.scene.span.link("/network"),
     };

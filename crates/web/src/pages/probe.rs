@@ -238,6 +238,8 @@ struct TargetRow {
     name: String,
     status: Status,
     word: &'static str,
+    experience: String,
+    whole: String,
     count: String,
 }
 
@@ -262,6 +264,12 @@ fn measured(picture: &Picture, client_id: &str) -> Block {
                 name: network::name_with_family(picture, pair),
                 status,
                 word,
+                experience: pair
+                    .recent
+                    .experience
+                    .map_or_else(|| format::ABSENT.to_owned(), |score| format!("{score:.0}")),
+                whole: network::whole_ms(pair)
+                    .map_or_else(|| format::ABSENT.to_owned(), |ms| format::milliseconds(ms).to_string()),
                 count: format!("{}\u{a0}in 5\u{a0}min", format::count(pair.recent.count)),
             }
         })

@@ -346,7 +346,7 @@ fn scores(sight: &Sight) -> Block {
         number("Apdex", scores.apdex, 2, "nothing measured in 15\u{a0}min"),
         number("Web, MOS", scores.web_mos, 2, "for http and https"),
         number("Voice, MOS", scores.voice_mos, 2, "for icmp and stamp"),
-        number("Responsiveness, RPM", scores.rpm, 0, "needs a measurement under load"),
+        number("RPM under load", scores.rpm, 0, "needs a measurement under load"),
         points("Streaming", scores.streaming, LOADED),
         points("Gaming", scores.gaming, "needs a round trip under load"),
         points("Real-time calls", scores.real_time, "needs jitter and a round trip under load"),

@@ -7,5 +7,6 @@ mod fixture;
 mod incidents;
 mod links;
 mod pages;
+mod scores;
 mod targets;
 mod trust;
