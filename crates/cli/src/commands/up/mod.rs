@@ -181,8 +181,14 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
     let aggregator = aggregator_of(&config, &backends, &bus, &clock, owner, progress, &telemetry.tracer);
     tasks.spawn(aggregator.run(stop.clone()));
     tasks.spawn(
-        Diagnoser { store: Arc::clone(&store), bus: bus.clone(), clock: Arc::clone(&clock) }
-            .run(stop.clone()),
+        Diagnoser {
+            store: Arc::clone(&store),
+            bus: bus.clone(),
+            clock: Arc::clone(&clock),
+            owner: backends.is_shared.then(|| owner.to_owned()),
+            progress: Arc::default(),
+        }
+        .run(stop.clone()),
     );
     tasks.spawn(sampler_of(&config, &identity, &store, &bus, &clock).run(stop.clone()));
     tasks.spawn(keeper_of(&config, &store, &clock).run(stop.clone()));
