@@ -10,7 +10,9 @@ use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand}
 
 mod network;
 
-pub use network::{IncidentFilter, Incidents, IncidentsCommand, Probes, ProbesCommand, TargetWish, Targets};
+pub use network::{
+    Diagnose, IncidentFilter, Incidents, IncidentsCommand, Probes, ProbesCommand, TargetWish, Targets,
+};
 
 use crate::config::keys::{Field, KEYS, LONG_FLAGS, position};
 
@@ -34,6 +36,8 @@ pub enum Command {
     Aggregator(Up),
     /// Measure targets for a server elsewhere, without being a node; or `probe once URL`: now, and show it.
     Probe(Box<Probe>),
+    /// Judge what was counted, in a process of its own, from records that others write.
+    Diagnoser(Up),
     /// Prove on this machine what Caelum promises, with processes of its own that are hurt.
     #[command(subcommand)]
     Lab(Lab),
@@ -66,6 +70,8 @@ pub enum Command {
     Probes(Probes),
     /// Show what is wrong, where and since when.
     Incidents(Incidents),
+    /// Judge stored windows anew, and print what that says; nothing is stored.
+    Diagnose(Diagnose),
     /// Ask the network which machines are there, and show what is heard.
     Discover(Discover),
     /// List the machines that were heard.

@@ -404,15 +404,17 @@ impl Default for Aggregator {
 }
 
 /// Verdicts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnoser {
     /// How long verdicts are kept, days.
     pub history_days: u64,
+    /// Where `caelum diagnoser` shows its metrics.
+    pub metrics_listen: Vec<SocketAddr>,
 }
 
 impl Default for Diagnoser {
     fn default() -> Self {
-        Self { history_days: 90 }
+        Self { history_days: 90, metrics_listen: vec![SocketAddr::from(([127, 0, 0, 1], 9092))] }
     }
 }
 

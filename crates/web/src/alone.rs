@@ -15,7 +15,7 @@ use axum::{
     routing::get,
 };
 use caelum_queue::Queue;
-use caelum_roles::{aggregator::Progress, ingest::Ingest, probe};
+use caelum_roles::{aggregator::Progress, diagnoser, ingest::Ingest, probe};
 use caelum_store::Store;
 use serde::Serialize;
 
@@ -30,12 +30,14 @@ pub struct Alone {
     pub role: &'static str,
     /// Records.
     pub store: Arc<Store>,
-    /// The event stream.
-    pub queue: Arc<dyn Queue>,
+    /// The event stream, where the role stands on it.
+    pub queue: Option<Arc<dyn Queue>>,
     /// The way in for events, where it is part of the role.
     pub ingest: Option<Arc<Ingest>>,
     /// The aggregator's progress, where it is part of the role.
     pub aggregator: Option<Arc<Progress>>,
+    /// The diagnoser's progress, where it is part of the role.
+    pub diagnoser: Option<Arc<diagnoser::progress::Progress>>,
 }
 
 /// Whether a role is well.
@@ -62,7 +64,14 @@ pub fn router(alone: Arc<Alone>) -> Router {
 async fn health(extract::State(alone): extract::State<Arc<Alone>>) -> Response {
     let mut problems = Vec::new();
     let store = tokio::time::timeout(CHECK_MAX, alone.store.fact("partitions"));
-    let queue = tokio::time::timeout(CHECK_MAX, alone.queue.status());
+    let queue = async {
+        match &alone.queue {
+            Some(queue) => {
+                tokio::time::timeout(CHECK_MAX, queue.status()).await.map(|status| status.map(drop))
+            }
+            None => Ok(Ok(())),
+        }
+    };
     let (store, queue) = tokio::join!(store, queue);
     match store {
         Ok(Ok(_)) => {}
@@ -122,6 +131,11 @@ async fn metrics(extract::State(alone): extract::State<Arc<Alone>>) -> Response 
     if let Some(progress) = &alone.aggregator {
         page.aggregator(progress);
     }
-    page.queue(alone.queue.depth());
+    if let Some(progress) = &alone.diagnoser {
+        page.diagnoser(progress);
+    }
+    if let Some(queue) = &alone.queue {
+        page.queue(queue.depth());
+    }
     page.answer()
 }

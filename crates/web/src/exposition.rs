@@ -9,7 +9,8 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
-use caelum_roles::{aggregator::Progress, ingest, probe};
+use caelum_model::diagnosis::Label;
+use caelum_roles::{aggregator::Progress, diagnoser, ingest, probe};
 
 /// A page of numbers under construction.
 #[derive(Debug, Default)]
@@ -127,6 +128,41 @@ impl Exposition {
         let windows: usize = held.values().map(|held| held.windows).sum();
         self.gauge("caelum_aggregator_partitions", "Partitions in hand.", held.len() as f64);
         self.gauge("caelum_aggregator_windows", "Windows in memory.", windows as f64);
+    }
+
+    /// What the diagnoser has done, and how it stands.
+    pub fn diagnoser(&mut self, progress: &diagnoser::progress::Progress) {
+        let (looks, spent) = progress.looks();
+        let standing = progress.standing();
+        self.gauge(
+            "caelum_diagnoser_is_leading",
+            "1 while it is this process's turn to judge, where several share the records.",
+            f64::from(u8::from(progress.is_leading())),
+        );
+        self.counter("caelum_diagnoser_looks_total", "Looks at what was counted since the start.", looks);
+        self.counter(
+            "caelum_diagnoser_look_microseconds_total",
+            "Time that those looks took.",
+            u64::try_from(spent.as_micros()).unwrap_or(u64::MAX),
+        );
+        self.counter(
+            "caelum_diagnoser_windows_total",
+            "Windows looked at as a whole since the start, those read again then among them.",
+            standing.windows,
+        );
+        self.gauge("caelum_diagnoser_pairs", "Pairs of probe and target in memory.", standing.pairs as f64);
+        if let Some(behind_ms) = standing.behind_ms {
+            self.gauge(
+                "caelum_diagnoser_behind_seconds",
+                "Time since the end of the newest window that was looked at.",
+                behind_ms as f64 / 1_000.0,
+            );
+        }
+        for label in Label::ALL {
+            let open = standing.open.get(&label).copied().unwrap_or(0);
+            let help = "Open incidents by what they are bound by.";
+            self.labelled("gauge", "caelum_incidents_open", help, ("label", label.as_str()), open as f64);
+        }
     }
 
     /// What waits in the queue.

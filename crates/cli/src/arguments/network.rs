@@ -173,3 +173,20 @@ pub struct IncidentFilter {
     #[command(flatten)]
     pub client: Client,
 }
+
+/// What is judged anew.
+#[derive(Debug, clap::Args)]
+pub struct Diagnose {
+    /// Begin: milliseconds since 1970, or how long ago, such as 2h, 90m or 1d
+    #[arg(long)]
+    pub from: String,
+    /// End, likewise [default: now]
+    #[arg(long)]
+    pub to: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Where the records are
+    #[command(flatten)]
+    pub resolved: super::Resolved,
+}

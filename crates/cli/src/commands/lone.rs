@@ -1,6 +1,8 @@
-//! `caelum ingest` and `caelum aggregator`: one part of the pipeline in a process of its own.
+//! `caelum ingest`, `caelum aggregator` and `caelum diagnoser`: one part of the pipeline in a process of its
+//! own.
 //!
-//! Both need records and an event stream that several processes can share. Each answers `/health` and
+//! The first two need records and an event stream that several processes can share, the third the records
+//! alone. Each answers `/health` and
 //! `/metrics` on an address of its own; `ingest` takes events on the usual port.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -8,7 +10,14 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use caelum_drivers::{clock, host, ports, random, tls};
 use caelum_model::config::{Config, Plaintext};
-use caelum_roles::{aggregator::Progress, bus::Bus, ingest::Ingest, keeper::Keeper, memory};
+use caelum_roles::{
+    aggregator::Progress,
+    bus::Bus,
+    diagnoser::{self, Diagnoser},
+    ingest::Ingest,
+    keeper::Keeper,
+    memory,
+};
 use caelum_web::{
     alone::{self, Alone},
     events::{self, Gate},
@@ -42,6 +51,8 @@ pub(super) enum Part {
     Ingest,
     /// Counts them.
     Aggregator,
+    /// Judges what was counted.
+    Diagnoser,
 }
 
 impl Part {
@@ -49,6 +60,7 @@ impl Part {
         match self {
             Self::Ingest => "ingest",
             Self::Aggregator => "aggregator",
+            Self::Diagnoser => "diagnoser",
         }
     }
 }
@@ -69,7 +81,13 @@ pub(super) fn run(settings: Settings, data: DataDirectory, part: Part) -> Result
 
 async fn serve_part(settings: Settings, data: DataDirectory, part: Part) -> Result<Exit> {
     let config = &settings.config;
-    if config.server.store.is_none() || config.server.queue.is_none() {
+    if part == Part::Diagnoser && config.server.store.is_none() {
+        bail!(
+            "caelum diagnoser judges records that others write: name them with --store \
+             postgres://USER@HOST/DATABASE (one machine alone needs only `caelum up`)"
+        );
+    }
+    if part != Part::Diagnoser && (config.server.store.is_none() || config.server.queue.is_none()) {
         bail!(
             "caelum {} stands on records and an event stream that it shares with others: name them with \
              --store postgres://USER@HOST/DATABASE --queue nats://HOST:4222 (one machine alone needs only \
@@ -83,32 +101,40 @@ async fn serve_part(settings: Settings, data: DataDirectory, part: Part) -> Resu
     // Ports first: who cannot have them need not wait for a database.
     let listeners = match part {
         Part::Ingest => up::listen::listen(&settings)?,
-        Part::Aggregator => Vec::new(),
+        Part::Aggregator | Part::Diagnoser => Vec::new(),
     };
     let metrics_listeners = listen_for_metrics(match part {
         Part::Ingest => &config.ingest.metrics_listen,
         Part::Aggregator => &config.aggregator.metrics_listen,
+        Part::Diagnoser => &config.diagnoser.metrics_listen,
     })?;
     let tls = match part {
         Part::Ingest => Some(tls_of(config, &listeners)?),
-        Part::Aggregator => None,
+        Part::Aggregator | Part::Diagnoser => None,
     };
-    let backends = backends::open(&settings, &data).await?;
-    let Backends { store, queue, .. } = &backends;
+    let backends = match part {
+        Part::Ingest | Part::Aggregator => Some(backends::open(&settings, &data).await?),
+        Part::Diagnoser => None,
+    };
+    let store = match &backends {
+        Some(backends) => Arc::clone(&backends.store),
+        None => Arc::new(backends::open_store(&backends::store_address(&settings, &data)?).await?),
+    };
     let instance = config.agent.name.clone().unwrap_or_else(host::hostname);
     let telemetry = Telemetry::start(&config.telemetry, part.name(), &instance)?;
     let mut alone = Alone {
         role: part.name(),
-        store: Arc::clone(store),
-        queue: Arc::clone(queue),
+        store: Arc::clone(&store),
+        queue: backends.as_ref().map(|backends| Arc::clone(&backends.queue)),
         ingest: None,
         aggregator: None,
+        diagnoser: None,
     };
-    match part {
-        Part::Ingest => {
-            let ingest: Arc<Ingest> = ingest_of(config, store, queue, &clock, &telemetry.tracer);
+    match (part, &backends) {
+        (Part::Ingest, Some(Backends { queue, .. })) => {
+            let ingest: Arc<Ingest> = ingest_of(config, &store, queue, &clock, &telemetry.tracer);
             let gate =
-                Gate::new(Arc::clone(&ingest), Arc::clone(store), Arc::clone(&clock), limits_of(config));
+                Gate::new(Arc::clone(&ingest), Arc::clone(&store), Arc::clone(&clock), limits_of(config));
             alone.ingest = Some(ingest);
             let app = caelum_web::only_events(events::router(gate));
             let (tls, allow_plaintext) = tls.context("an ingest has a listener")?;
@@ -125,16 +151,28 @@ async fn serve_part(settings: Settings, data: DataDirectory, part: Part) -> Resu
                 ));
             }
         }
-        Part::Aggregator => {
+        (Part::Aggregator, Some(backends)) => {
             let progress = Arc::new(Progress::new(host::hostname()));
             alone.aggregator = Some(Arc::clone(&progress));
-            let owner = owner(config, &data)?;
+            let owner = owner(config, &data, part)?;
             let (bus, tracer) = (Bus::default(), &telemetry.tracer);
             let aggregator =
-                aggregator_of(config, &backends, &bus, &clock, &owner, Arc::clone(&progress), tracer);
+                aggregator_of(config, backends, &bus, &clock, &owner, Arc::clone(&progress), tracer);
             tasks.spawn(aggregator.run(stop.clone()));
-            let keeper: Keeper = keeper_of(config, store, &clock);
+            let keeper: Keeper = keeper_of(config, &store, &clock);
             tasks.spawn(keeper.run(stop.clone()));
+        }
+        (Part::Diagnoser | Part::Ingest | Part::Aggregator, _) => {
+            let progress = Arc::<diagnoser::progress::Progress>::default();
+            alone.diagnoser = Some(Arc::clone(&progress));
+            let diagnoser = Diagnoser {
+                store: Arc::clone(&store),
+                bus: Bus::default(),
+                clock: Arc::clone(&clock),
+                owner: Some(owner(config, &data, part)?),
+                progress,
+            };
+            tasks.spawn(diagnoser.run(stop.clone()));
         }
     }
     tasks.spawn(memory::run(stop.clone()));
@@ -164,7 +202,10 @@ async fn serve_part(settings: Settings, data: DataDirectory, part: Part) -> Resu
     if let Err(error) = std::fs::remove_file(data.ready_file()) {
         tracing::debug!(code = "lone.ready_file_stays", %error, "the ready file could not be removed");
     }
-    backends.close();
+    match backends {
+        Some(backends) => backends.close(),
+        None => store.close(),
+    }
     Ok(Exit::Fine)
 }
 
@@ -198,9 +239,9 @@ fn tls_of(config: &Config, listeners: &[TcpListener]) -> Result<(serve::Tls, boo
     Ok((serve::Tls::none(), true))
 }
 
-/// The name that this aggregator keeps over restarts: it takes its own partitions up again without a wait.
-fn owner(config: &Config, data: &DataDirectory) -> Result<String> {
-    let path = data.root().join("aggregator.name");
+/// The name that this part keeps over restarts: it takes its own work up again without a wait.
+fn owner(config: &Config, data: &DataDirectory, part: Part) -> Result<String> {
+    let path = data.root().join(format!("{}.name", part.name()));
     let kept = match std::fs::read_to_string(&path) {
         Ok(kept) if !kept.trim().is_empty() => kept.trim().to_owned(),
         _ => {

@@ -7,6 +7,7 @@ mod config;
 mod counting;
 mod db;
 mod dead_letters;
+mod diagnose;
 mod doctor;
 mod incidents;
 mod join;
@@ -57,6 +58,7 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
         Command::Ingest(arguments) => run_lone(arguments, lone::Part::Ingest),
         Command::Aggregator(arguments) => run_lone(arguments, lone::Part::Aggregator),
         Command::Probe(arguments) => run_probe(*arguments),
+        Command::Diagnoser(arguments) => run_lone(arguments, lone::Part::Diagnoser),
         Command::Lab(command) => lab::run(command),
         Command::Agent(arguments) => run_agent(arguments, NodeRole::Agent),
         Command::Beacon(arguments) => run_agent(arguments, NodeRole::Beacon),
@@ -70,6 +72,7 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
         Command::DeadLetters(command) => wait_for(dead_letters::run(command)),
         Command::Probes(arguments) => wait_for(counting::probes(arguments)),
         Command::Incidents(arguments) => wait_for(incidents::run(arguments)),
+        Command::Diagnose(arguments) => wait_for(diagnose::run(arguments)),
         Command::Discover(arguments) => wait_for(cluster::discover(arguments)),
         Command::Machines(arguments) => wait_for(cluster::machines(arguments)),
         Command::Topology(arguments) => wait_for(cluster::topology(arguments)),

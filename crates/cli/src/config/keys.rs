@@ -559,6 +559,12 @@ pub static KEYS: &[Key] = &[
         Whole(diagnoser.history_days, range: (1, 3650), unit: "days"),
         "How long verdicts are kept."
     ),
+    key!(
+        "diagnoser",
+        "metrics_listen",
+        Addresses(diagnoser.metrics_listen),
+        "Where `caelum diagnoser` answers /health and /metrics, without a login."
+    ),
     Key {
         section: "telemetry",
         name: "log_level",

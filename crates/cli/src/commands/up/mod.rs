@@ -185,7 +185,7 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
             store: Arc::clone(&store),
             bus: bus.clone(),
             clock: Arc::clone(&clock),
-            owner: Some(identity.node_id.to_string()),
+            owner: backends.is_shared.then(|| owner.to_owned()),
             progress: Arc::default(),
         }
         .run(stop.clone()),
