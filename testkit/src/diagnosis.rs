@@ -10,19 +10,60 @@ mod world;
 pub use fault::{Fault, Verdict, judge};
 pub use world::World;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::wait;
 
 /// How much faster time passes.
 pub const FACTOR: i64 = 10;
 /// A window, as it passes here.
 pub const WINDOW: Duration = Duration::from_secs(6);
 /// Windows before the first fault, so that it is known what is usual.
-pub const USUAL_WINDOWS: u32 = 14;
+pub const USUAL_WINDOWS: u32 = 13;
 /// Windows that a fault lasts.
-pub const FAULT_WINDOWS: u32 = 7;
+pub const FAULT_WINDOWS: u32 = 5;
 /// Windows after a repair before the next fault.
 pub const REST_WINDOWS: u32 = 7;
 /// Windows within which a fault must be named.
 pub const NAMED_WITHIN: i64 = 3;
 /// Windows within which it must be closed after the repair.
 pub const CLOSED_WITHIN: i64 = 6;
+
+/// What came of a run.
+pub struct Outcome {
+    /// What was said of each fault.
+    pub verdicts: Vec<Verdict>,
+    /// Incidents that are about none.
+    pub others: Vec<Value>,
+    /// The end of what the processes wrote.
+    pub log: String,
+}
+
+impl Outcome {
+    /// Whether everything was said rightly, and nothing else.
+    pub fn is_right(&self) -> bool {
+        self.others.is_empty() && self.verdicts.iter().all(Verdict::is_right)
+    }
+}
+
+/// Runs faults one after the other, after windows in which nothing is wrong. Must be called within a runtime.
+pub fn run(binary: &Path, faults: &[Fault], healthy_windows: u32, seed: u64) -> Result<Outcome> {
+    let world = World::start(binary, seed)?;
+    wait::pass(WINDOW * (USUAL_WINDOWS + healthy_windows));
+    let mut done = Vec::new();
+    for fault in faults {
+        let from_ms = world.now_ms();
+        fault.begin(&world);
+        wait::pass(WINDOW * FAULT_WINDOWS);
+        Fault::end(&world);
+        done.push((*fault, from_ms, world.now_ms()));
+        wait::pass(WINDOW * REST_WINDOWS);
+    }
+    let answer = world.ask(&["incidents", "list"])?;
+    let incidents = answer["incidents"].as_array().cloned().unwrap_or_default();
+    let (verdicts, others) = judge(&done, &incidents);
+    Ok(Outcome { verdicts, others, log: world.log() })
+}

@@ -85,6 +85,7 @@ struct State {
     sent: u64,
     chance: u64,
     held: Vec<(Ipv4Addr, Ipv4Addr, Duration)>,
+    lost: BTreeMap<(Ipv4Addr, Ipv4Addr), u64>,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -140,6 +141,11 @@ impl Switch {
     pub fn held(&self, from: Ipv4Addr, to: Ipv4Addr) -> Vec<Duration> {
         let state = self.shared.state();
         state.held.iter().filter(|(a, b, _)| (*a, *b) == (from, to)).map(|(.., held)| *held).collect()
+    }
+
+    /// How many packets from one host to another were lost by chance.
+    pub fn lost(&self, from: Ipv4Addr, to: Ipv4Addr) -> u64 {
+        self.shared.state().lost.get(&(from, to)).copied().unwrap_or(0)
     }
 
     /// Forgets how long packets were held.
@@ -205,6 +211,7 @@ impl State {
                 continue;
             }
             if self.random() < rule.loss {
+                *self.lost.entry((from, to)).or_default() += 1;
                 return;
             }
             due += rule.delay + rule.jitter.mul_f64(self.random());

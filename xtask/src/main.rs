@@ -18,11 +18,12 @@ mod tidy;
 mod workspace;
 
 /// Every command with the line that explains it; `README.md` is checked against the names.
-pub const COMMANDS: [(&str, &str); 5] = [
+pub const COMMANDS: [(&str, &str); 6] = [
     ("ci", "everything that must be green: format, lints, tidy, tests, purity build"),
     ("tidy", "check the house rules: floors, module texts, purity, tests, documents"),
     ("test", "install the Debian packages that tests need (as root), then run every test"),
     ("bench", "measure a release build: bench <discovery|flood|footprint|ingest> [options]"),
+    ("e2e", "faults in a lab of real processes, and what is said of them (as root): e2e lab [--faults A,B]"),
     ("sim", "clusters of up to a thousand nodes in virtual time: sim [--nodes N] [--seeds N] [--networks N]"),
 ];
 
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(),
         "test" => test::run(rest),
         "bench" => bench::run(rest),
+        "e2e" => sim::lab(rest),
         "sim" => sim::run(rest),
         "help" | "--help" | "-h" => {
             print_usage();

@@ -3,13 +3,10 @@
 //! `--faults NAME,…` (all) one after the other, `--healthy MINUTES` (0) of nothing but noise before them, as the
 //! program counts minutes. Needs root, `ip` and TUN devices.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use caelum_testkit::{
-    diagnosis::{FACTOR, FAULT_WINDOWS, Fault, REST_WINDOWS, USUAL_WINDOWS, WINDOW, World, judge},
-    wait,
-};
+use caelum_testkit::diagnosis::{self, CLOSED_WITHIN, Fault, NAMED_WITHIN, Verdict};
 
 fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -20,56 +17,49 @@ fn main() -> Result<()> {
     };
     let faults: Vec<Fault> = match option("--faults") {
         None => Fault::ALL.to_vec(),
-        Some(names) => names
-            .split(',')
-            .map(|name| {
-                let known = Fault::ALL.into_iter().find(|fault| fault.name().replace(' ', "-") == name);
-                known.with_context(|| format!("there is no fault {name}"))
-            })
-            .collect::<Result<_>>()?,
+        Some(names) => names.split(',').filter(|name| !name.is_empty()).map(fault).collect::<Result<_>>()?,
     };
-    let healthy: u64 = option("--healthy").map_or(Ok(0), |text| text.parse())?;
+    let healthy = option("--healthy").map_or(Ok(0), |text| text.parse())?;
+    let seed = option("--seed").map_or(Ok(7), |text| text.parse())?;
     let binary = option("--binary").map_or_else(sibling, |path| Ok(PathBuf::from(path)))?;
-    let world = World::start(&binary, 7)?;
-    println!("usual          {USUAL_WINDOWS} windows of {} s", WINDOW.as_secs());
-    wait::pass(WINDOW * USUAL_WINDOWS);
-    wait::pass(Duration::from_secs(healthy * 60) / u32::try_from(FACTOR)?);
-    let mut done = Vec::new();
-    for fault in faults {
-        let from_ms = world.now_ms();
-        println!("{:<14} begins", fault.name());
-        fault.begin(&world);
-        wait::pass(WINDOW * FAULT_WINDOWS);
-        Fault::end(&world);
-        done.push((fault, from_ms, world.now_ms()));
-        wait::pass(WINDOW * REST_WINDOWS);
-    }
-    let answer = world.ask(&["incidents", "list"])?;
-    let incidents = answer["incidents"].as_array().cloned().unwrap_or_default();
-    let (verdicts, others) = judge(&done, &incidents);
-    for verdict in &verdicts {
+    let outcome = diagnosis::run(&binary, &faults, healthy, seed)?;
+    println!("fault                expected                                           named  closed");
+    for verdict in &outcome.verdicts {
         println!(
-            "{:<18} {:<17} {:<32} named after {:<4} closed after {:<4} {}",
+            "{:<20} {:<50} {:>5}  {:>6}   {}",
             verdict.fault.name(),
-            verdict.expected.0,
-            verdict.expected.2,
-            verdict.named_after.map_or("-".to_owned(), |windows| windows.to_string()),
-            verdict.closed_after.map_or("-".to_owned(), |windows| windows.to_string()),
+            format!("{} at {}", verdict.expected.0, verdict.expected.2),
+            windows(verdict.named_after),
+            windows(verdict.closed_after),
             verdict.sentence
         );
     }
-    for other in &others {
+    for other in &outcome.others {
         println!("about no fault: {}", other["sentence"]);
     }
-    let right = verdicts.iter().filter(|verdict| verdict.is_right()).count();
-    println!("right          {right} of {}, {} about no fault", verdicts.len(), others.len());
-    if option("--log").is_some() {
-        println!("{}", world.log());
-    }
-    if right < verdicts.len() || !others.is_empty() {
+    let right = outcome.verdicts.iter().filter(|verdict| Verdict::is_right(verdict)).count();
+    println!(
+        "{right} of {} named within {NAMED_WITHIN} windows and closed within {CLOSED_WITHIN}; {} about no fault",
+        outcome.verdicts.len(),
+        outcome.others.len()
+    );
+    if !outcome.is_right() {
+        eprintln!("{}", outcome.log);
         bail!("not everything was said rightly");
     }
     Ok(())
+}
+
+fn windows(number: Option<i64>) -> String {
+    number.map_or("-".to_owned(), |number| number.to_string())
+}
+
+fn fault(name: &str) -> Result<Fault> {
+    let known = Fault::ALL.into_iter().find(|fault| fault.name().replace(' ', "-") == name);
+    known.with_context(|| {
+        let names: Vec<String> = Fault::ALL.iter().map(|fault| fault.name().replace(' ', "-")).collect();
+        format!("there is no fault {name}; there are {}", names.join(", "))
+    })
 }
 
 /// The program beside this one.

@@ -5,6 +5,8 @@
 mod facts;
 #[cfg(target_os = "linux")]
 mod netns;
+#[cfg(target_os = "linux")]
+mod one_way;
 mod poster;
 mod probe;
 mod servers;
