@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use caelum_engine::stamp::summarize;
+use caelum_engine::{stamp::summarize, target::PACKETS_MAX};
 use caelum_model::event::{ErrorStage, Rtt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
@@ -17,9 +17,8 @@ use tokio::net::UdpSocket;
 use super::{Failure, Measurement, ms, words};
 use crate::{fault::describe, random};
 
-/// Packets in a train where the target does not say, and the most that are sent.
+/// Packets in a train where the target does not say.
 const PACKETS_USUAL: u16 = 5;
-const PACKETS_MAX: u16 = 250;
 /// Time between two: 20 ms is the rhythm of a voice codec.
 const SPACING: Duration = Duration::from_millis(20);
 /// After the last packet, a reply may take this many times the slowest one so far before it counts as lost,
@@ -38,7 +37,7 @@ const TOKEN_BYTES: usize = 16;
 /// This process may not ping.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "ping is not permitted: set net.ipv4.ping_group_range = 0 2147483647 (sysctl), \
+    "ping is not permitted: type `sysctl -w net.ipv4.ping_group_range='0 2147483647'` as root, \
      or give the program CAP_NET_RAW ({source})"
 )]
 pub struct IcmpRefused {
@@ -155,7 +154,7 @@ impl Train {
                 Err(error) => return Err(error),
             }
             let until = started + SPACING * u32::from(number + 1);
-            self.receive(socket, until.min(started + timeout)).await?;
+            self.receive(socket, until).await?;
         }
         // The first wait is for the whole time-out; once something came back, what is missing is lost
         // long before that.
@@ -163,7 +162,7 @@ impl Train {
             let slowest = self.round_trips.iter().flatten().max();
             let patience = slowest.map_or(timeout, |slowest| (*slowest * PATIENCE).max(SHORTEST_WAIT));
             let last_sent = self.sent_at.last().copied().unwrap_or(started);
-            let deadline = (last_sent + patience).min(started + timeout);
+            let deadline = last_sent + patience.min(timeout);
             if Instant::now() >= deadline {
                 break;
             }

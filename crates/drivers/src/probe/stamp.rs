@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use caelum_engine::stamp::{ReflectedPacket, Reply, Train};
+use caelum_engine::{
+    stamp::{ReflectedPacket, Reply, Train},
+    target::PACKETS_MAX,
+};
 use caelum_model::event::ErrorStage;
 use tokio::{io::Interest, net::UdpSocket};
 
@@ -17,9 +20,8 @@ use crate::{
     stamp::{self, Moments},
 };
 
-/// Packets in a train where the target does not say, and the most that are sent.
+/// Packets in a train where the target does not say.
 const PACKETS_USUAL: u16 = 10;
-const PACKETS_MAX: u16 = 250;
 /// Time between two: the rhythm of a voice codec.
 const SPACING: Duration = Duration::from_millis(20);
 /// After the last packet, an answer may take this many times the slowest one so far before it counts as
