@@ -68,6 +68,9 @@ pub fn budget(objective: &Objective, days: Counted, hour: Counted, six_hours: Co
     }
 }
 
+/// Longer windows are merged from shorter ones a while after they end; until then the shorter ones count.
+const MERGED_AFTER_MS: i64 = 15 * 60_000;
+
 /// Which windows cover a stretch of time with as few rows as can be: `(width, from, to)`, oldest first. The
 /// beginning is moved back to a full window of the longest kind that fits into the stretch.
 pub fn cover(from_ms: UnixMs, to_ms: UnixMs) -> Vec<(i64, UnixMs, UnixMs)> {
@@ -77,7 +80,8 @@ pub fn cover(from_ms: UnixMs, to_ms: UnixMs) -> Vec<(i64, UnixMs, UnixMs)> {
     let mut at = from_ms.div_euclid(*longest) * longest;
     let mut parts = Vec::new();
     for width in widths.iter().rev().filter(|width| *width <= longest) {
-        let end = to_ms.div_euclid(*width) * width;
+        let lag_ms = if *width == widths[0] { 0 } else { MERGED_AFTER_MS };
+        let end = (to_ms - lag_ms).div_euclid(*width) * width;
         if end > at {
             parts.push((*width, at, end));
             at = end;
@@ -135,6 +139,6 @@ mod tests {
             [DAY, 21_600_000, 900_000, 60_000, 60_000]
         );
         let hour = cover(now - 3_600_000, now);
-        assert_eq!(hour[0], (900_000, now - 3_600_000 - 5 * 60_000 - 30_000, now - 5 * 60_000 - 30_000));
+        assert_eq!(hour[0], (900_000, now - 3_600_000 - 5 * 60_000 - 30_000, now - 20 * 60_000 - 30_000));
     }
 }
