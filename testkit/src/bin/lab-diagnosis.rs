@@ -3,6 +3,8 @@
 //! `--faults NAME,…` (all) one after the other, `--healthy MINUTES` (0) of nothing but noise before them, as the
 //! program counts minutes. Needs root, `ip` and TUN devices.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a lab prints what it saw")]
+
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};

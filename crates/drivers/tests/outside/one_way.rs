@@ -25,8 +25,6 @@ const PACKETS: u16 = 300;
 
 /// What a train between the hosts shows; `rules` hold meanwhile.
 fn train(switch: &Switch, [sender, reflector]: &[Host; 2], rules: Vec<Rule>) -> Measurement {
-    let run =
-        |host: &Host, work: Box<dyn FnOnce() -> Measurement + Send>| host.inside(|| Ok(work())).unwrap();
     switch.set(rules);
     let (tell, told) = mpsc::channel();
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
@@ -48,20 +46,17 @@ fn train(switch: &Switch, [sender, reflector]: &[Host; 2], rules: Vec<Rule>) -> 
             reflector.inside(reflecting).unwrap();
         });
         let port = told.recv_timeout(Duration::from_secs(20)).unwrap();
-        let measured = run(
-            sender,
-            Box::new(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                let names = Names { resolver: ResolverConfig::default(), hosts: Hosts::default() };
-                let prober = Prober::with_names(RootCertStore::empty(), names).unwrap();
-                let url = format!("stamp://{REFLECTOR}:{port}");
-                let usual = Target::usual(TargetId::parse("t").unwrap(), url, 0);
-                let target = Target { packets: Some(PACKETS), timeout_ms: 15_000, ..usual };
-                runtime.block_on(measure(&target, &prober)).unwrap().remove(0)
-            }),
-        );
+        let measured = sender.inside(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let names = Names { resolver: ResolverConfig::default(), hosts: Hosts::default() };
+            let prober = Prober::with_names(RootCertStore::empty(), names).unwrap();
+            let url = format!("stamp://{REFLECTOR}:{port}");
+            let usual = Target::usual(TargetId::parse("t").unwrap(), url, 0);
+            let target = Target { packets: Some(PACKETS), timeout_ms: 15_000, ..usual };
+            Ok(runtime.block_on(measure(&target, &prober))?.remove(0))
+        });
         drop(end);
-        measured
+        measured.unwrap()
     })
 }
 
@@ -95,8 +90,6 @@ fn losses_of_each_way_are_exact_and_its_delay_is_what_the_network_added() {
     assert_eq!(u64::from(one_way.sent - one_way.reached), lost_out, "{one_way:?}");
     assert_eq!(u64::from(one_way.reached - one_way.returned), lost_back, "{one_way:?}");
     let (out_us, back_us) = (median(switch.held(SENDER, REFLECTOR)), median(switch.held(REFLECTOR, SENDER)));
-    println!("out  {} µs measured, {out_us} µs held", one_way.out_us);
-    println!("back {} µs measured, {back_us} µs held", one_way.back_us);
     // Between the device and this process a busy machine adds its own; the quiet figure is in docs/benchmarks.md.
     for (measured_us, held_us) in [(one_way.out_us, out_us), (one_way.back_us, back_us)] {
         assert!(
