@@ -130,6 +130,16 @@ pub struct Network {
 }
 
 impl Host {
+    /// Name of its namespace.
+    pub fn name(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Runs lines of `ip` on it.
+    pub fn configure(&self, lines: &str) -> Result<()> {
+        batch(Some(&self.namespace), lines)
+    }
+
     /// Takes multicast away from the host's interface.
     pub fn without_multicast(&self) -> Result<()> {
         batch(Some(&self.namespace), "link set eth0 multicast off")

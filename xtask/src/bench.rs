@@ -5,7 +5,12 @@ use anyhow::{Result, bail};
 use crate::command;
 
 /// Every bench with its program and what it prints.
-const BENCHES: [(&str, &str, &str); 7] = [
+const BENCHES: [(&str, &str, &str); 9] = [
+    (
+        "diagnosis",
+        "bench-diagnosis",
+        "incidents against the labelled faults of simulated days; --first 101 --seeds 10 --days 1",
+    ),
     (
         "discovery",
         "bench-discovery",
@@ -27,6 +32,11 @@ const BENCHES: [(&str, &str, &str); 7] = [
         "flood",
         "bench-flood",
         "100,000 forged, replayed and malformed datagrams to a node: CPU, memory, beliefs",
+    ),
+    (
+        "probe",
+        "bench-probe",
+        "500 targets every 10 s: how punctual, CPU a measurement, memory; --hanging 200; blackbox_exporter beside",
     ),
     ("footprint", "bench-footprint", "server, agent and beacon at rest: resident memory, CPU, wake-ups"),
 ];

@@ -36,6 +36,8 @@ pub enum Command {
     Aggregator(Up),
     /// Judge what was counted, in a process of its own, from records that others write.
     Diagnoser(Up),
+    /// Measure targets for a server elsewhere, without being a node; or `probe once URL`: now, and show it.
+    Probe(Box<Probe>),
     /// Prove on this machine what Caelum promises, with processes of its own that are hurt.
     #[command(subcommand)]
     Lab(Lab),
@@ -111,6 +113,86 @@ pub struct Up {
     /// Settings given as flags.
     #[command(flatten)]
     pub overrides: Overrides,
+}
+
+/// `caelum probe`
+///
+/// What is not given here is taken from the settings: `[probe]` and `[[probe.targets]]`.
+#[derive(Debug, Default, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Probe {
+    /// What to do instead of measuring again and again.
+    #[command(subcommand)]
+    pub action: Option<ProbeAction>,
+    /// Where settings and data are.
+    #[command(flatten)]
+    pub place: Place,
+    /// Server that takes the events, https://HOST:8080 [default: probe.ingest_url]
+    #[arg(long, env = "CAELUM_SERVER", value_name = "URL")]
+    pub server: Option<String>,
+    /// Token with the scope ingest, made for this probe
+    #[arg(long, env = "CAELUM_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// Authorities to trust beside this machine's own, PEM; a server of Caelum's has its own
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// The probe's name, as in its token [default: probe.client_id, agent.name, else the host's name]
+    #[arg(long, value_name = "ID")]
+    pub name: Option<String>,
+    /// Measure this; may be given more than once
+    #[arg(long = "target", value_name = "URL", value_parser = target_url)]
+    pub targets: Vec<String>,
+}
+
+/// What can be done with a probe.
+#[derive(Debug, Subcommand)]
+pub enum ProbeAction {
+    /// Measure now and show where the time goes. Fails where a measurement does.
+    ///
+    /// Kinds of targets: https://host/path, http://…, tcp://host:port, dns://resolver/name, dns+tls://…,
+    /// icmp://host, stamp://host. Example: caelum probe once example.net --count 5 --trace
+    Once(ProbeOnce),
+}
+
+/// `caelum probe once`
+#[derive(Debug, Args)]
+pub struct ProbeOnce {
+    /// What to measure; without a scheme, https
+    #[arg(required = true, value_name = "URL")]
+    pub urls: Vec<String>,
+    /// How often
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub count: u32,
+    /// Time between two, such as 1s
+    #[arg(long, value_name = "TIME", value_parser = duration_ms, default_value = "1s")]
+    pub interval: i64,
+    /// Time after which a stage is given up, ms
+    #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(10..=120_000))]
+    pub timeout: u64,
+    /// IP versions
+    #[arg(long, value_parser = ["any", "ipv4", "ipv6", "both"])]
+    pub families: Option<String>,
+    /// Ask this resolver instead of the machine's own
+    #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = resolver)]
+    pub resolver: Option<std::net::SocketAddr>,
+    /// Download this for the throughput (http and https)
+    #[arg(long, value_name = "URL")]
+    pub throughput: Option<String>,
+    /// Look how quick the line is while it is loaded with that download; takes some hundred megabytes
+    #[arg(long, requires = "throughput")]
+    pub load: bool,
+    /// Packets of a train (icmp and stamp)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=250))]
+    pub packets: Option<u16>,
+    /// Show the machines on the way
+    #[arg(long)]
+    pub trace: bool,
+    /// Authorities to trust beside this machine's own, PEM
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `caelum lab …`
@@ -512,6 +594,20 @@ fn ceiling(text: &str) -> Result<Ceiling, String> {
     known.ok_or_else(|| "ceilings are observe, tasks and shell".to_owned())
 }
 
+fn target_url(text: &str) -> Result<String, String> {
+    caelum_drivers::probe::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// An address, with or without a port.
+fn resolver(text: &str) -> Result<std::net::SocketAddr, String> {
+    const DNS_PORT: u16 = 53;
+    let with_port = text.parse().ok();
+    let alone = || text.parse().ok().map(|ip: std::net::IpAddr| (ip, DNS_PORT).into());
+    with_port
+        .or_else(alone)
+        .ok_or_else(|| "write an address, such as 192.0.2.53 or [2001:db8::53]:5353".to_owned())
+}
+
 /// `host`, `host:port`, an IPv6 address, or one in brackets with a port.
 fn endpoint(text: &str) -> Result<(String, Option<u16>), String> {
     let refuse = || format!("{text} is not HOST, HOST:PORT or [IPV6]:PORT");
@@ -664,7 +760,7 @@ mod tests {
     fn commands_in_documents_parse() {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
         let mut seen = 0;
-        for document in ["README.md", "docs/operations.md", "docs/configuration.md"] {
+        for document in ["README.md", "docs/operations.md", "docs/configuration.md", "docs/probes.md"] {
             let text =
                 std::fs::read_to_string(format!("{root}/{document}")).expect("the document can be read");
             for command in commands_in(&text) {

@@ -9,6 +9,11 @@ pub fn variables() -> Vec<(String, String)> {
         .collect()
 }
 
+/// A variable as text; none where it is not set or is no text.
+pub fn text(name: &str) -> Option<String> {
+    env::var(name).ok()
+}
+
 /// A variable as a path; empty counts as not set.
 pub fn path(name: &str) -> Option<PathBuf> {
     env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from)

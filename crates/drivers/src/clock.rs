@@ -4,7 +4,10 @@
 //! because a wall clock may jump.
 
 use std::{
-    sync::atomic::{AtomicI64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -23,6 +26,53 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now_ms(&self) -> UnixMs {
         to_unix_ms(SystemTime::now())
+    }
+}
+
+/// A clock that runs faster than the machine's: minutes pass in seconds, for everybody who begins at the same
+/// moment. For labs, where the windows of an hour are to be seen in a few minutes.
+#[derive(Clone, Copy, Debug)]
+pub struct FastClock {
+    begin_ms: UnixMs,
+    factor: i64,
+}
+
+/// The variable that makes a process's clock a fast one: `FACTOR@UNIX_MS`.
+pub const FAST_CLOCK: &str = "CAELUM_LAB_CLOCK";
+
+impl FastClock {
+    /// Reads `FACTOR@UNIX_MS`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (factor, begin_ms) = text.split_once('@')?;
+        let (factor, begin_ms) = (factor.parse().ok()?, begin_ms.parse().ok()?);
+        (1..=1_000).contains(&factor).then_some(Self { begin_ms, factor })
+    }
+
+    /// What it shows when the machine's own clock shows a time.
+    pub fn at(self, now_ms: UnixMs) -> UnixMs {
+        let passed_ms = now_ms.saturating_sub(self.begin_ms);
+        self.begin_ms.saturating_add(passed_ms.max(0).saturating_mul(self.factor))
+    }
+}
+
+impl Clock for FastClock {
+    fn now_ms(&self) -> UnixMs {
+        self.at(SystemClock.now_ms())
+    }
+}
+
+/// The clock of this process: the machine's own, unless a lab says otherwise.
+pub fn of_this_process() -> Arc<dyn Clock> {
+    let Some(text) = std::env::var(FAST_CLOCK).ok() else { return Arc::new(SystemClock) };
+    match FastClock::parse(&text) {
+        Some(clock) => {
+            tracing::warn!(code = "clock.fast", factor = clock.factor, "time passes faster: this is a lab");
+            Arc::new(clock)
+        }
+        None => {
+            tracing::error!(code = "clock.unreadable", %text, "{FAST_CLOCK} is not FACTOR@UNIX_MS, and ignored");
+            Arc::new(SystemClock)
+        }
     }
 }
 
@@ -90,6 +140,15 @@ fn to_unix_ms(time: SystemTime) -> UnixMs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fast_clock_agrees_with_all_that_began_at_its_moment() {
+        let clock = FastClock::parse("10@1000").expect("reads");
+        assert_eq!([clock.at(1_000), clock.at(1_500), clock.at(900)], [1_000, 6_000, 1_000]);
+        for wrong in ["", "10", "0@1", "1001@1", "x@1", "2@y"] {
+            assert!(FastClock::parse(wrong).is_none(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_manual_clock_moves_only_when_told() {

@@ -5,9 +5,11 @@
 //! to the world.
 //!
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
-//! [`window`] counts it ([`trace`] follows a few on their way), [`score`] and [`diagnose`] judge it,
-//! [`locate`] says where it is wrong and [`incident`] from when to when; [`health`] judges machines, [`enrol`] who becomes
-//! a node, [`selector`] who measures what. [`discovery`] hears which machines there are, [`membership`] knows which nodes run, over datagrams
+//! [`window`] counts it ([`trace`] follows a few on their way), [`score`], [`experience`], [`budget`] and
+//! [`diagnose`] judge it; [`locate`] says
+//! where, [`incident`] since when; [`health`] judges machines, [`enrol`] who becomes a node, [`selector`] and
+//! [`target`] who measures what, and how. [`discovery`] hears which machines there are, [`membership`] knows which
+//! nodes run, over datagrams
 //! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
 //! are. [`stamp`] measures both ways of a path apart; [`facts`] is what
 //! follows from one measurement.
@@ -15,6 +17,7 @@
 #![deny(missing_docs)]
 
 pub mod backlog;
+pub mod budget;
 pub mod cluster;
 pub mod completeness;
 pub mod diagnose;
@@ -22,6 +25,7 @@ pub mod discovery;
 pub mod doctor;
 pub mod drain;
 pub mod enrol;
+pub mod experience;
 pub mod facts;
 pub mod hash;
 pub mod health;
@@ -41,6 +45,7 @@ pub mod seal;
 pub mod selector;
 pub mod sketch;
 pub mod stamp;
+pub mod target;
 pub mod timestamp;
 pub mod trace;
 pub mod window;

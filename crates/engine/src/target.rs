@@ -383,7 +383,8 @@ mod tests {
         assert!(refused("tcp://a:1", load).contains("http and https"));
         let interval = TargetChange { interval_s: Some(0), ..TargetChange::default() };
         assert_eq!(refused("tcp://a:1", interval), "interval_s is not between 1 and 86400");
-        let probes = TargetChange { probes: Some(Selector(vec!["site:x".into()])), ..TargetChange::default() };
+        let probes =
+            TargetChange { probes: Some(Selector(vec!["site:x".into()])), ..TargetChange::default() };
         assert!(refused("tcp://a:1", probes).starts_with("probes: the selector's word 'site:x'"));
         let all = TargetChange { objective: Some(Some(promise(300, 10_000))), ..TargetChange::default() };
         assert!(refused("tcp://a:1", all).starts_with("objective.promised_bp"));

@@ -10,7 +10,11 @@
 
 use std::net::SocketAddr;
 
-use crate::{cluster::Ceiling, node::Thresholds, target::Families};
+use crate::{
+    cluster::Ceiling,
+    node::Thresholds,
+    target::{Families, Objective, Selector, TargetChange},
+};
 
 /// All settings of one process.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -249,6 +253,46 @@ pub struct ProbeTarget {
     pub throughput_url: Option<String>,
     /// IP versions.
     pub families: Families,
+    /// Kind of service whose template fills what is not said here.
+    pub template: Option<String>,
+    /// Time after which a measurement is given up, ms.
+    pub timeout_ms: Option<u64>,
+    /// Free words, to find and select by.
+    pub tags: Vec<String>,
+    /// Site, provider or service that it shares with others.
+    pub group: Option<String>,
+    /// Which probes measure it.
+    pub probes: Selector,
+    /// What it is held to.
+    pub objective: Option<Objective>,
+    /// Packets of a train.
+    pub packets: Option<u16>,
+    /// Time between traces of the path, s.
+    pub trace_every_s: Option<u32>,
+    /// Time between measurements under load, s.
+    pub load_every_s: Option<u32>,
+}
+
+impl ProbeTarget {
+    /// What is said of it, as a change of what is usual.
+    pub fn change(&self) -> TargetChange {
+        let number = |value: Option<u64>| value.map(|value| u32::try_from(value).unwrap_or(u32::MAX));
+        TargetChange {
+            name: self.name.clone(),
+            interval_s: number(self.interval_s),
+            timeout_ms: number(self.timeout_ms),
+            throughput_url: self.throughput_url.clone().map(Some),
+            families: Some(self.families),
+            enabled: None,
+            tags: Some(self.tags.clone()),
+            group: self.group.clone().map(Some),
+            probes: Some(self.probes.clone()),
+            objective: self.objective.map(Some),
+            packets: self.packets.map(Some),
+            trace_every_s: self.trace_every_s.map(Some),
+            load_every_s: self.load_every_s.map(Some),
+        }
+    }
 }
 
 /// Measuring the network.
@@ -270,6 +314,8 @@ pub struct Probe {
     pub spool_max_mb: u64,
     /// Where events are posted; none means this process.
     pub ingest_url: Option<String>,
+    /// Where a probe that runs alone answers `/health` and `/metrics`; nowhere unless it is said.
+    pub metrics_listen: Vec<SocketAddr>,
     /// Whether other machines may measure this one.
     pub reflector: bool,
     /// UDP port where they do; 0 means any.
@@ -287,6 +333,7 @@ impl Default for Probe {
             targets: Vec::new(),
             spool_max_mb: 64,
             ingest_url: None,
+            metrics_listen: Vec::new(),
             reflector: true,
             reflector_port: 862,
         }

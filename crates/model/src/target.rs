@@ -128,3 +128,69 @@ impl Target {
         }
     }
 }
+
+/// A change of the way a target is measured: what is absent stays as it is, what is null is taken away.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct TargetChange {
+    /// Name people use; an empty one means the URL.
+    pub name: Option<String>,
+    /// Time between measurements, s.
+    pub interval_s: Option<u32>,
+    /// Time after which a measurement is given up, ms.
+    pub timeout_ms: Option<u32>,
+    /// Object whose download gives the throughput (http and https only).
+    #[serde(deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    pub throughput_url: Option<Option<String>>,
+    /// IP versions.
+    pub families: Option<Families>,
+    /// Whether it is measured at all.
+    pub enabled: Option<bool>,
+    /// Free words, to find and select by; all of them at once.
+    pub tags: Option<Vec<String>>,
+    /// Site, provider or service that it shares with others.
+    #[serde(deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    pub group: Option<Option<String>>,
+    /// Which probes measure it.
+    pub probes: Option<Selector>,
+    /// What it is held to.
+    #[serde(deserialize_with = "given")]
+    #[schema(value_type = Option<Objective>)]
+    pub objective: Option<Option<Objective>>,
+    /// Packets of a train (icmp and stamp).
+    #[serde(deserialize_with = "given")]
+    #[schema(value_type = Option<u16>)]
+    pub packets: Option<Option<u16>>,
+    /// Time between traces of the path, s.
+    #[serde(deserialize_with = "given")]
+    #[schema(value_type = Option<u32>)]
+    pub trace_every_s: Option<Option<u32>>,
+    /// Time between measurements under load, s.
+    #[serde(deserialize_with = "given")]
+    #[schema(value_type = Option<u32>)]
+    pub load_every_s: Option<Option<u32>>,
+}
+
+/// Tells what is null from what is absent.
+fn given<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_absent_stays_and_what_is_null_is_taken_away() {
+        let change: TargetChange =
+            serde_json::from_str(r#"{"group": null, "packets": 20, "tags": []}"#).expect("reads");
+        assert_eq!(change.group, Some(None));
+        assert_eq!(change.packets, Some(Some(20)));
+        assert_eq!(change.tags, Some(Vec::new()));
+        assert_eq!((change.objective, change.name), (None, None));
+    }
+}

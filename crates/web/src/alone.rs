@@ -3,7 +3,10 @@
 //! Neither needs a login, since neither says more than counts; both are served on an address of their own,
 //! which is this machine's only unless the settings say otherwise. Events are served elsewhere.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use axum::{
     Json, Router, extract,
@@ -12,7 +15,7 @@ use axum::{
     routing::get,
 };
 use caelum_queue::Queue;
-use caelum_roles::{aggregator::Progress, diagnoser, ingest::Ingest};
+use caelum_roles::{aggregator::Progress, diagnoser, ingest::Ingest, probe};
 use caelum_store::Store;
 use serde::Serialize;
 
@@ -80,14 +83,44 @@ async fn health(extract::State(alone): extract::State<Arc<Alone>>) -> Response {
         Ok(Err(error)) => problems.push(format!("the queue: {error}")),
         Err(_) => problems.push("the queue does not answer".to_owned()),
     }
+    answer(alone.role, problems)
+}
+
+fn answer(role: &'static str, problems: Vec<String>) -> Response {
     let status = if problems.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = AloneHealthJson {
         status: if problems.is_empty() { "healthy" } else { "degraded" },
-        role: alone.role,
+        role,
         version: env!("CARGO_PKG_VERSION"),
         problems,
     };
     (status, Json(body)).into_response()
+}
+
+/// `/health` and `/metrics` of a probe, which stands on neither records nor a stream.
+pub fn probe_router(counters: Arc<probe::Counters>) -> Router {
+    Router::new()
+        .route("/health", get(probe_health))
+        .route("/metrics", get(probe_metrics))
+        .fallback(crate::error::not_found)
+        .with_state(counters)
+}
+
+/// A probe is well while what it measures gets away.
+async fn probe_health(extract::State(counters): extract::State<Arc<probe::Counters>>) -> Response {
+    let failing = counters.failing.load(Ordering::Relaxed);
+    let mut problems = Vec::new();
+    if failing > 0 {
+        let spooled = counters.spooled.load(Ordering::Relaxed);
+        problems.push(format!("{failing} tries to send failed one after the other; {spooled} events wait"));
+    }
+    answer("probe", problems)
+}
+
+async fn probe_metrics(extract::State(counters): extract::State<Arc<probe::Counters>>) -> Response {
+    let mut page = Exposition::default();
+    page.probe(&counters);
+    page.answer()
 }
 
 async fn metrics(extract::State(alone): extract::State<Arc<Alone>>) -> Response {

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use caelum_model::diagnosis::Label;
-use caelum_roles::{aggregator::Progress, diagnoser, ingest};
+use caelum_roles::{aggregator::Progress, diagnoser, ingest, probe};
 
 /// A page of numbers under construction.
 #[derive(Debug, Default)]
@@ -44,6 +44,30 @@ impl Exposition {
             let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         }
         let _ = writeln!(self.text, "{name}{labels} {value}");
+    }
+
+    /// What a probe has done.
+    pub fn probe(&mut self, counters: &probe::Counters) {
+        let grown = [
+            ("caelum_probe_measurements_total", "Measurements made since the start.", &counters.measured),
+            ("caelum_probe_measurements_failed_total", "Of those, failed ones.", &counters.failed),
+            (
+                "caelum_probe_measurements_skipped_total",
+                "Measurements that did not begin because the one before still ran.",
+                &counters.skipped,
+            ),
+            ("caelum_probe_events_acknowledged_total", "Events the ingest took.", &counters.acknowledged),
+        ];
+        for (name, help, value) in grown {
+            self.counter(name, help, read(value));
+        }
+        let now = [
+            ("caelum_probe_spool_events", "Events that wait to be taken.", &counters.spooled),
+            ("caelum_probe_send_failures", "Tries to send that failed since one did not.", &counters.failing),
+        ];
+        for (name, help, value) in now {
+            self.gauge(name, help, read(value) as f64);
+        }
     }
 
     /// What ingest has done.

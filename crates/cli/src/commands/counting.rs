@@ -2,14 +2,17 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use caelum_engine::timestamp;
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
-use super::cluster::{list, text};
+use super::{
+    cluster::{list, text},
+    targets::words,
+};
 use crate::{
-    arguments::{self, Probes},
+    arguments::{self, Probes, ProbesCommand},
     client::{Client, segment},
     exit::Exit,
     output,
@@ -27,6 +30,9 @@ pub async fn pipeline(arguments: arguments::Client) -> Result<Exit> {
 
 /// Lists the probes, or shows one.
 pub async fn probes(arguments: Probes) -> Result<Exit> {
+    if let Some(command) = arguments.command {
+        return change_probe(command).await;
+    }
     let client = Client::new(&arguments.client)?;
     let path = match &arguments.probe {
         None => "/api/probes".to_owned(),
@@ -41,6 +47,27 @@ pub async fn probes(arguments: Probes) -> Result<Exit> {
             output::table(&["PROBE", "COUNTED", "MISSING", "TOO LATE", "NEWEST"], &rows)
         }
         (false, Some(_)) => one_probe(&answer),
+    })?;
+    Ok(Exit::Fine)
+}
+
+/// Sets where a probe stands and what it takes part in.
+async fn change_probe(command: ProbesCommand) -> Result<Exit> {
+    let ProbesCommand::Change { probe, group, tags, mesh, enabled, client } = command;
+    let mut body = Map::new();
+    let mut set = |name: &str, value: Option<Value>| body.extend(value.map(|value| (name.to_owned(), value)));
+    set("group", group.map(|group| if group.is_empty() { Value::Null } else { json!(group) }));
+    set("tags", words(&tags));
+    set("mesh", mesh.map(|mesh| json!(mesh == "on")));
+    set("enabled", enabled.map(|enabled| json!(enabled == "on")));
+    if body.is_empty() {
+        bail!("nothing is to be changed: `caelum probes change --help` lists what can be");
+    }
+    let path = format!("/api/probes/{}", segment(&probe));
+    let answer = Client::new(&client)?.ask(Method::PATCH, &path, Some(&Value::Object(body))).await?;
+    output::print(&match client.json {
+        true => format!("{answer:#}\n"),
+        false => format!("{probe} is changed\n"),
     })?;
     Ok(Exit::Fine)
 }

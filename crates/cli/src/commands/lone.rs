@@ -8,10 +8,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use caelum_drivers::{
-    clock::{Clock, SystemClock},
-    host, ports, random, tls,
-};
+use caelum_drivers::{clock, host, ports, random, tls};
 use caelum_model::config::{Config, Plaintext};
 use caelum_roles::{
     aggregator::Progress,
@@ -98,7 +95,7 @@ async fn serve_part(settings: Settings, data: DataDirectory, part: Part) -> Resu
             part.name()
         );
     }
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock = clock::of_this_process();
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let mut told = Vec::new();
     // Ports first: who cannot have them need not wait for a database.
@@ -212,7 +209,7 @@ async fn serve_part(settings: Settings, data: DataDirectory, part: Part) -> Resu
     Ok(Exit::Fine)
 }
 
-fn listen_for_metrics(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
+pub(super) fn listen_for_metrics(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
     let bound = addresses.iter().map(|address| {
         ports::bind(*address).map_err(|error| {
             Unreachable(format!("{error}: choose another address for the metrics, or port 0")).into()

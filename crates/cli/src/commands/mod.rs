@@ -17,6 +17,7 @@ mod neighbours;
 mod node;
 mod nodes;
 mod pipeline;
+mod probe;
 mod probing;
 mod targets;
 mod telemetry;
@@ -35,7 +36,7 @@ use anyhow::{Context as _, Result, bail};
 use caelum_model::cluster::NodeRole;
 
 use crate::{
-    arguments::{Agent, Arguments, Command, Overrides, Place, Up},
+    arguments::{Agent, Arguments, Command, Overrides, Place, Probe, ProbeAction, Up},
     config::{Settings, Sources, keys, resolve},
     data::DataDirectory,
     environment,
@@ -57,6 +58,7 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
         Command::Ingest(arguments) => run_lone(arguments, lone::Part::Ingest),
         Command::Aggregator(arguments) => run_lone(arguments, lone::Part::Aggregator),
         Command::Diagnoser(arguments) => run_lone(arguments, lone::Part::Diagnoser),
+        Command::Probe(arguments) => run_probe(*arguments),
         Command::Lab(command) => lab::run(command),
         Command::Agent(arguments) => run_agent(arguments, NodeRole::Agent),
         Command::Beacon(arguments) => run_agent(arguments, NodeRole::Beacon),
@@ -96,6 +98,18 @@ fn run_lone(arguments: Up, part: lone::Part) -> Result<Exit> {
         tracing::warn!("{note}");
     }
     lone::run(settings, data, part)
+}
+
+fn run_probe(mut arguments: Probe) -> Result<Exit> {
+    if let Some(ProbeAction::Once(asked)) = arguments.action.take() {
+        return wait_for(probe::run_once(asked));
+    }
+    let (settings, data) = settle(arguments.place.clone(), Overrides::default())?;
+    log::open(&settings.config.telemetry);
+    for note in &settings.notes {
+        tracing::warn!("{note}");
+    }
+    probe::run(settings, data, arguments)
 }
 
 fn run_agent(arguments: Agent, role: NodeRole) -> Result<Exit> {

@@ -6,12 +6,9 @@
 use std::net::SocketAddr;
 
 use caelum_drivers::probe;
-use caelum_model::{
-    config::{Config, ProbeTarget},
-    target::Families,
-};
+use caelum_model::config::Config;
 
-use super::{Origin, keys::Field, similar};
+use super::{Origin, keys::Field, target};
 
 /// One setting that was written somewhere.
 #[derive(Debug)]
@@ -46,7 +43,7 @@ pub enum Given {
 }
 
 impl Given {
-    fn kind(&self) -> &'static str {
+    pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Words(_) | Self::Text(_) => "text",
             Self::Whole(_) => "a whole number",
@@ -71,7 +68,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn whole(what: String) -> Vec<Self> {
+    /// One about the whole value.
+    pub(super) fn whole(what: String) -> Vec<Self> {
         vec![Self { line: None, below: String::new(), what }]
     }
 }
@@ -98,7 +96,8 @@ impl Field {
             }
             Self::Words { form, .. } => format!("a list of up to 64, each {}", form.allowed()),
             Self::Targets { .. } => {
-                "a list of up to 500 tables with url and, if wanted, name, interval_s, throughput_url, families"
+                "a list of up to 500 tables with url and, if wanted, name, interval_s, throughput_url, families, \
+                 template, timeout_ms, tags, group, probes, objective, packets, trace_every_s, load_every_s"
                     .to_owned()
             }
         }
@@ -137,7 +136,7 @@ impl Field {
             }
             Self::Addresses { write, .. } => write(config, addresses_of(given, self)?),
             Self::Words { write, form, .. } => write(config, words_of(given, *form, self)?),
-            Self::Targets { write, .. } => write(config, targets_of(given, self)?),
+            Self::Targets { write, .. } => write(config, target::targets_of(given, self)?),
         }
         Ok(())
     }
@@ -220,14 +219,14 @@ fn is_service(text: &str) -> bool {
         && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
-fn text_of(given: Given) -> Result<String, String> {
+pub(super) fn text_of(given: Given) -> Result<String, String> {
     match given {
         Given::Words(text) | Given::Text(text) => Ok(text),
         other => Err(format!("is {}", other.kind())),
     }
 }
 
-fn check_text(text: &str, least: usize, most: usize) -> Result<(), String> {
+pub(super) fn check_text(text: &str, least: usize, most: usize) -> Result<(), String> {
     if text.len() < least || text.len() > most {
         return Err(format!("has {} bytes", text.len()));
     }
@@ -249,7 +248,7 @@ fn switch_of(given: Given) -> Result<bool, String> {
     }
 }
 
-fn whole_of(given: Given, (low, high): (u64, u64)) -> Result<u64, String> {
+pub(super) fn whole_of(given: Given, (low, high): (u64, u64)) -> Result<u64, String> {
     let number = match given {
         Given::Whole(number) => u64::try_from(number).map_err(|_| format!("is {number}"))?,
         Given::Words(text) => text.trim().parse().map_err(|_| format!("is {text:?}"))?,
@@ -269,7 +268,7 @@ fn decimal_of(given: Given, (low, high): (f64, f64)) -> Result<f64, String> {
 }
 
 /// The members of a list, each with its line; words are split at commas.
-fn list_of(given: Given) -> Result<Vec<(Option<usize>, Given)>, String> {
+pub(super) fn list_of(given: Given) -> Result<Vec<(Option<usize>, Given)>, String> {
     match given {
         Given::List(list) => Ok(list.into_iter().map(|(line, given)| (Some(line), given)).collect()),
         Given::Words(text) => {
@@ -322,90 +321,4 @@ fn words_of(given: Given, form: Form, field: &Field) -> Result<Vec<String>, Vec<
         }
     }
     if problems.is_empty() { Ok(words) } else { Err(problems) }
-}
-
-const TARGET_KEYS: [&str; 5] = ["url", "name", "interval_s", "throughput_url", "families"];
-
-fn targets_of(given: Given, field: &Field) -> Result<Vec<ProbeTarget>, Vec<Problem>> {
-    let refuse = |found: String| Problem::whole(format!("{found}; allowed: {}", field.allowed()));
-    let list = list_of(given).map_err(refuse)?;
-    if list.len() > 500 {
-        return Err(refuse(format!("has {} members", list.len())));
-    }
-    let (mut targets, mut problems) = (Vec::<ProbeTarget>::new(), Vec::new());
-    for (index, (line, given)) in list.into_iter().enumerate() {
-        let members = match given {
-            Given::Table(members) => members,
-            Given::Words(text) | Given::Text(text) => {
-                vec![("url".to_owned(), line.unwrap_or_default(), Given::Text(text))]
-            }
-            other => {
-                let what = format!("is {}; allowed: a table with url", other.kind());
-                problems.push(Problem { line, below: format!("[{index}]"), what });
-                continue;
-            }
-        };
-        let mut target = ProbeTarget::default();
-        for (name, line, given) in members {
-            if let Err(what) = set_member(&mut target, &name, given) {
-                problems.push(Problem { line: Some(line), below: format!("[{index}].{name}"), what });
-            }
-        }
-        if target.url.is_empty() {
-            if !problems.iter().any(|problem| problem.below == format!("[{index}].url")) {
-                let what = "is missing; every target has one".to_owned();
-                problems.push(Problem { line, below: format!("[{index}].url"), what });
-            }
-        } else if targets.iter().any(|other| other.url == target.url) {
-            let what = format!("is {:?} for the second time", target.url);
-            problems.push(Problem { line, below: format!("[{index}].url"), what });
-        }
-        targets.push(target);
-    }
-    if problems.is_empty() { Ok(targets) } else { Err(problems) }
-}
-
-fn set_member(target: &mut ProbeTarget, name: &str, given: Given) -> Result<(), String> {
-    let with = |allowed: &str| {
-        let allowed = allowed.to_owned();
-        move |found: String| format!("{found}; allowed: {allowed}")
-    };
-    match name {
-        "url" => {
-            let allowed =
-                "https://host/path, http://host/path, tcp://host:port, dns://resolver/name, icmp://host";
-            let url = text_of(given).map_err(with(allowed))?;
-            probe::parse(&url).map_err(|error| format!("is {url:?}: {error}"))?;
-            target.url = url;
-        }
-        "name" => {
-            let text = text_of(given).and_then(|text| check_text(&text, 1, 128).map(|()| text));
-            target.name = Some(text.map_err(with("text of 1 to 128 bytes"))?);
-        }
-        "interval_s" => {
-            let interval = whole_of(given, (1, 86_400)).map_err(with("a whole number from 1 to 86400 s"))?;
-            target.interval_s = Some(interval);
-        }
-        "throughput_url" => {
-            let url = text_of(given).map_err(with("an http:// or https:// address"))?;
-            probe::parse_web_url(&url).map_err(|error| format!("is {url:?}: {error}"))?;
-            target.throughput_url = Some(url);
-        }
-        "families" => {
-            let text = text_of(given).map_err(with("any, ipv4, ipv6 or both"))?;
-            target.families = match text.as_str() {
-                "any" => Families::Any,
-                "ipv4" => Families::Ipv4,
-                "ipv6" => Families::Ipv6,
-                "both" => Families::Both,
-                other => return Err(with("any, ipv4, ipv6 or both")(format!("is {other:?}"))),
-            };
-        }
-        unknown => {
-            let hint = similar::nearest(unknown, TARGET_KEYS);
-            let hint = hint.map_or_else(|| TARGET_KEYS.join(", "), |near| format!("did you mean {near}?"));
-            return Err(format!("is no part of a target; {hint}"));
-        }
-    }
-    Ok(())
 }

@@ -425,7 +425,8 @@ pub static KEYS: &[Key] = &[
         Targets(probe.targets),
         "More targets: {url = \"https://example.net/\", name = \"Example\", interval_s = 30, throughput_url = \
          \"https://example.net/1mb.bin\", families = \"any\"}; only url is needed, families is any, ipv4, ipv6 \
-         or both. In the environment and as a flag: addresses with commas between them."
+         or both. template, timeout_ms, tags, group, probes, objective, packets, trace_every_s and load_every_s are \
+         told in docs/targets.md. In the environment and as a flag: addresses with commas between them."
     ),
     key!(
         "probe",
@@ -438,6 +439,12 @@ pub static KEYS: &[Key] = &[
         "ingest_url",
         MaybeText(probe.ingest_url, form: Form::HttpUrl),
         "Where measurements are posted. Without it, to this process."
+    ),
+    key!(
+        "probe",
+        "metrics_listen",
+        Addresses(probe.metrics_listen),
+        "Where `caelum probe` answers /health and /metrics, without a login. Without it, nowhere."
     ),
     key!(
         "probe",

@@ -28,6 +28,7 @@ pub mod given;
 pub mod keys;
 pub mod reference;
 mod similar;
+mod target;
 
 #[cfg(test)]
 mod tests;

@@ -32,6 +32,7 @@ impl Field {
             Self::Whole { read, .. } => read(config).to_string(),
             Self::Decimal { read, .. } => format!("{:?}", read(config)),
             Self::Choice { read, .. } => quote(read(config)),
+            Self::Addresses { read, .. } if read(config).is_empty() => "not set".to_owned(),
             Self::Addresses { read, .. } => {
                 let list: Vec<String> =
                     read(config).iter().map(|address| quote(&address.to_string())).collect();
@@ -52,6 +53,7 @@ impl Field {
     fn has_value(&self, config: &Config) -> bool {
         match self {
             Self::MaybeText { read, .. } => read(config).is_some(),
+            Self::Addresses { read, .. } => !read(config).is_empty(),
             Self::Secret { .. } => false,
             _ => true,
         }
@@ -69,6 +71,20 @@ fn show_target(target: &caelum_model::config::ProbeTarget) -> String {
         Families::Ipv6 => members.push("families = \"ipv6\"".to_owned()),
         Families::Both => members.push("families = \"both\"".to_owned()),
     }
+    members.extend(target.template.as_ref().map(|name| format!("template = {}", quote(name))));
+    members.extend(target.timeout_ms.map(|timeout| format!("timeout_ms = {timeout}")));
+    let words = |name: &str, words: &[String]| {
+        let quoted: Vec<String> = words.iter().map(|word| quote(word)).collect();
+        (!words.is_empty()).then(|| format!("{name} = [{}]", quoted.join(", ")))
+    };
+    members.extend(words("tags", &target.tags));
+    members.extend(target.group.as_ref().map(|group| format!("group = {}", quote(group))));
+    members.extend(words("probes", &target.probes.0));
+    let promise = target.objective.as_ref().map(caelum_engine::target::promise_text);
+    members.extend(promise.map(|promise| format!("objective = {}", quote(&promise))));
+    members.extend(target.packets.map(|packets| format!("packets = {packets}")));
+    members.extend(target.trace_every_s.map(|every| format!("trace_every_s = {every}")));
+    members.extend(target.load_every_s.map(|every| format!("load_every_s = {every}")));
     format!("{{ {} }}", members.join(", "))
 }
 

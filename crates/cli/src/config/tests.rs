@@ -203,9 +203,21 @@ fn a_secret_is_never_printed() {
 }
 
 #[test]
+fn a_target_that_cannot_be_measured_as_it_is_set_is_said_where_it_begins() {
+    let written = "[[probe.targets]]\nurl = \"tcp://a:1\"\npackets = 20\n[[probe.targets]]\nurl = \"tcp://b:1\"\n\
+                   template = \"moon\"\n[[probe.targets]]\nurl = \"tcp://c:1\"\nprobes = [\"site:x\"]\n";
+    let said: Vec<String> = faults(&with_file(written)).iter().map(ToString::to_string).collect();
+    assert!(said[0].contains("packets is for icmp and stamp targets"), "{said:?}");
+    assert!(said[1].contains("template is \"moon\"; allowed: web, api"), "{said:?}");
+    assert!(said[2].contains("looks in 'site'"), "{said:?}");
+}
+
+#[test]
 fn what_is_printed_brings_the_same_about() {
     let written = "[server]\nlisten = [\"127.0.0.1:9000\"]\n[agent]\nname = \"a \\\"b\\\"\"\n[health]\nload_warning = 2.5\n\
-                   [[probe.targets]]\nurl = \"https://a.example/\"\nfamilies = \"ipv6\"\n";
+                   [[probe.targets]]\nurl = \"https://a.example/\"\nfamilies = \"ipv6\"\ntemplate = \"web\"\n\
+                   tags = [\"a\", \"b\"]\ngroup = \"berlin\"\nprobes = [\"!tag:wifi\"]\nobjective = \"300ms,99.9%,28d\"\n\
+                   timeout_ms = 900\ntrace_every_s = 60\n";
     let settings = holds(&with_file(written));
     assert_eq!(holds(&with_file(&reference::print(&settings, false))).config, settings.config);
     assert_eq!(holds(&with_file(&reference::print(&settings, true))).config, settings.config);

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod facts;
+#[cfg(target_os = "linux")]
+mod netns;
 mod poster;
 mod probe;
 mod servers;

@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -117,6 +120,8 @@ pub struct Dns {
     pub without_edns: bool,
     /// Never answers.
     pub silent: bool,
+    /// Time to live of its records, s; 60 without it.
+    pub ttl: Option<Arc<AtomicUsize>>,
 }
 
 impl Dns {
@@ -181,13 +186,15 @@ impl Dns {
             (None, None) => ResponseCode::NXDomain,
         };
         if answer.metadata.response_code == ResponseCode::NoError {
+            let ttl = self.ttl.as_ref().map_or(60, |ttl| ttl.load(Ordering::SeqCst));
+            let ttl = u32::try_from(ttl).unwrap();
             for address in known.into_iter().flatten() {
                 let data = match (address, query_type) {
                     (IpAddr::V4(v4), RecordType::A) => RData::A(rdata::A(*v4)),
                     (IpAddr::V6(v6), RecordType::AAAA) => RData::AAAA(rdata::AAAA(*v6)),
                     _ => continue,
                 };
-                answer.add_answer(Record::from_rdata(name.clone(), 60, data));
+                answer.add_answer(Record::from_rdata(name.clone(), ttl, data));
             }
         }
         answer

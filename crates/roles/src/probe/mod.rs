@@ -2,26 +2,36 @@
 //!
 //! A measurement becomes an event, the spool gives it its number and keeps it, and the sender empties the
 //! spool over real HTTP. Nothing is sent that is not on the disk first, so that a number never stands for two
-//! events. Reading order: [`schedule`], [`sender`].
+//! events. How the machine itself fared travels with each event. Reading order: [`schedule`], [`sender`],
+//! [`condition`].
 
+mod condition;
 mod schedule;
 mod sender;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use caelum_drivers::{
     clock::Clock,
+    condition::Looker,
     poster::EventPoster,
-    probe::{Measurement, Prober},
+    probe::{Measure, Measurement},
     spool::Spool,
     traces::Tracer,
 };
 use caelum_model::{
     UnixMs,
+    details::{Details, Hop},
     event::{Family, InterfaceType},
     id::ClientId,
     target::Target,
-    wire::{EventJson, NetworkContextJson, SCHEMA_1_1},
+    wire::{EventJson, HopJson, NetworkContextJson, SCHEMA_1_1},
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -35,7 +45,7 @@ pub struct Probe {
     /// Its name in events.
     pub client_id: ClientId,
     /// What measures.
-    pub prober: Arc<Prober>,
+    pub prober: Arc<dyn Measure>,
     /// What to measure; changes take effect at once.
     pub targets: watch::Receiver<Arc<Vec<Target>>>,
     /// Where events wait.
@@ -50,20 +60,47 @@ pub struct Probe {
     pub backoff_max: Duration,
     /// Where traces of measurements begin.
     pub tracer: Tracer,
+    /// What it did, for whoever asks.
+    pub counters: Arc<Counters>,
+}
+
+/// What a probe did since it started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Measurements made.
+    pub measured: AtomicU64,
+    /// Of those, failed ones.
+    pub failed: AtomicU64,
+    /// Measurements that did not begin in time because the one before still ran.
+    pub skipped: AtomicU64,
+    /// Events that the ingest acknowledged.
+    pub acknowledged: AtomicU64,
+    /// Events in the spool.
+    pub spooled: AtomicU64,
+    /// Tries to send that failed since the last that did not.
+    pub failing: AtomicU64,
+}
+
+impl Counters {
+    fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
 }
 
 impl Probe {
     /// Measures and sends until told to stop. What was measured by then is in the spool.
     pub async fn run(self, stop: CancellationToken) {
         let (events, measured) = mpsc::channel(EVENTS_WAITING_MAX);
+        let (looker, surroundings) = condition::watch(Looker::default(), self.network);
         let scheduler = schedule::Scheduler {
             client_id: self.client_id.clone(),
             prober: self.prober,
             targets: self.targets,
             clock: Arc::clone(&self.clock),
-            network: self.network,
+            surroundings,
             events,
             tracer: self.tracer,
+            counters: Arc::clone(&self.counters),
         };
         let sender = sender::Sender {
             client_id: self.client_id,
@@ -72,8 +109,9 @@ impl Probe {
             clock: self.clock,
             backoff_max: self.backoff_max,
             measured,
+            counters: self.counters,
         };
-        tokio::join!(scheduler.run(stop.clone()), sender.run(stop));
+        tokio::join!(looker.run(stop.clone()), scheduler.run(stop.clone()), sender.run(stop));
     }
 }
 
@@ -82,9 +120,13 @@ fn to_event(
     client_id: &ClientId,
     measurement: Measurement,
     ts_ms: UnixMs,
-    (interface_type, vpn_enabled): (InterfaceType, bool),
+    surroundings: &condition::Surroundings,
 ) -> EventJson<'static> {
-    let interface_type = match interface_type {
+    let Measurement { mut details, .. } = measurement;
+    let path = to_path(&std::mem::take(&mut details.path));
+    details.condition = surroundings.condition.clone();
+    let vpn_enabled = surroundings.vpn_enabled;
+    let interface_type = match surroundings.interface_type {
         InterfaceType::Wifi => "wifi",
         InterfaceType::Ethernet => "ethernet",
         InterfaceType::Cellular => "cellular",
@@ -112,6 +154,23 @@ fn to_event(
             family => Some(family.as_str().to_owned()),
         },
         rtt: measurement.rtt,
+        rpm: measurement.rpm,
+        path,
+        details: (details != Details::default()).then(|| Box::new(details)),
         ..EventJson::default()
     }
 }
+
+/// A path as it travels; none where none was traced.
+fn to_path(hops: &[Hop]) -> Option<Vec<HopJson>> {
+    let hops = hops.iter().map(|hop| HopJson {
+        ttl: hop.ttl,
+        ip: hop.ip.clone(),
+        rtt_ms: hop.rtt_us.map(|us| f64::from(us) / 1_000.0),
+    });
+    let hops: Vec<HopJson> = hops.collect();
+    (!hops.is_empty()).then_some(hops)
+}
+
+#[cfg(test)]
+mod tests;

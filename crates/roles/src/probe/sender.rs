@@ -1,6 +1,10 @@
 //! From the spool to the ingest: stores first, sends then, forgets what is acknowledged.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use caelum_drivers::{
     clock::Clock,
@@ -17,6 +21,8 @@ use caelum_model::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::Counters;
+
 /// Most bytes of events in a request.
 const REQUEST_BYTES_MAX: usize = 512 << 10;
 /// Most measurements stored with one sync.
@@ -32,6 +38,7 @@ pub(super) struct Sender {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) backoff_max: Duration,
     pub(super) measured: mpsc::Receiver<EventJson<'static>>,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Sender {
@@ -125,10 +132,15 @@ impl Sender {
         };
         match posted {
             Ok(accepted) => {
+                Counters::add(&self.counters.acknowledged, accepted.accepted as u64);
+                self.counters.failing.store(0, Ordering::Relaxed);
                 self.forget(drain, &entries, last, &accepted).await;
                 true
             }
-            Err(error) => self.give_way(drain, &entries, last, error).await,
+            Err(error) => {
+                Counters::add(&self.counters.failing, 1);
+                self.give_way(drain, &entries, last, error).await
+            }
         }
     }
 
@@ -190,6 +202,7 @@ impl Sender {
         .await;
         match worked {
             Ok((spool, result)) => {
+                self.counters.spooled.store(spool.len(), Ordering::Relaxed);
                 self.spool = Some(spool);
                 Some(result)
             }

@@ -7,13 +7,16 @@ pub mod access;
 pub(crate) mod cluster;
 pub(crate) mod enrol;
 pub(crate) mod incidents;
-mod measures;
+pub(crate) mod measures;
 pub(crate) mod network;
 pub(crate) mod nodes;
 mod orders;
 pub mod pipeline;
+pub(crate) mod probes;
+pub(crate) mod scores;
 mod session;
 mod system;
+pub(crate) mod target_writes;
 pub(crate) mod targets;
 
 use std::sync::Arc;
@@ -85,15 +88,16 @@ pub fn router() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .routes(routes!(nodes::one, enrol::revoke_node))
         .routes(routes!(nodes::one_health))
         .routes(routes!(nodes::history))
-        .routes(routes!(targets::list_targets, targets::add_target))
-        .routes(routes!(targets::one_target, targets::remove_target))
+        .routes(routes!(targets::list_targets, target_writes::add_target))
+        .routes(routes!(target_writes::templates))
+        .routes(routes!(targets::one_target, target_writes::change_target, target_writes::remove_target))
         .routes(routes!(orders::orders))
         .routes(routes!(network::probes))
         .routes(routes!(network::rollups))
         .routes(routes!(network::diagnoses))
         .routes(routes!(incidents::incidents))
         .routes(routes!(incidents::incident))
-        .routes(routes!(network::probe))
+        .routes(routes!(network::probe, probes::change_probe))
         .routes(routes!(pipeline::pipeline))
         .routes(routes!(pipeline::dead_letters))
         .routes(routes!(pipeline::replay))

@@ -15,13 +15,17 @@ use caelum_model::{
     diagnosis::Diagnosis,
     event::{ErrorStage, Family},
     id::ClientId,
+    probe::ProbeSetting,
     rollup::{MINUTE_MS, Measure, Rollup, RollupKey, RollupState, SeenRanges},
     wire::ErrorJson,
 };
-use caelum_store::RollupQuery;
+use caelum_store::{ProbeSummary, RollupQuery};
 use serde::{Deserialize, Serialize};
 
-use super::measures::{MeasureJson, merge, summarise};
+use super::{
+    measures::{MeasureJson, merge, summarise},
+    scores::ScoresJson,
+};
 use crate::{auth::Person, error::ApiError, state::State};
 
 /// Most verdicts that are looked through for a page of rows.
@@ -39,6 +43,32 @@ pub struct ProbeJson {
     pub(crate) missing: u64,
     /// Events that were too old.
     pub(crate) too_late: u64,
+    /// Site, region or uplink that it shares with others.
+    pub(crate) group: Option<String>,
+    /// Words that targets select by.
+    pub(crate) tags: Vec<String>,
+    /// Whether it measures the other machines, and they it.
+    pub(crate) mesh: bool,
+    /// Whether it measures at all.
+    pub(crate) enabled: bool,
+}
+
+impl ProbeJson {
+    fn of(probe: ProbeSummary, settings: &[ProbeSetting]) -> Self {
+        let known = settings.iter().find(|setting| setting.client_id == probe.client_id).cloned();
+        let setting = known.unwrap_or_else(|| ProbeSetting::usual(probe.client_id.clone()));
+        Self {
+            client_id: probe.client_id,
+            last_event_ms: probe.last_event_ms,
+            counted: probe.counted,
+            missing: probe.missing,
+            too_late: probe.too_late,
+            group: setting.group,
+            tags: setting.tags,
+            mesh: setting.mesh,
+            enabled: setting.enabled,
+        }
+    }
 }
 
 /// All probes.
@@ -56,16 +86,8 @@ pub async fn probes(
     extract::State(state): extract::State<Arc<State>>,
 ) -> Result<Json<ProbesJson>, ApiError> {
     let probes = state.store.probes().await?;
-    let probes = probes
-        .into_iter()
-        .map(|probe| ProbeJson {
-            client_id: probe.client_id,
-            last_event_ms: probe.last_event_ms,
-            counted: probe.counted,
-            missing: probe.missing,
-            too_late: probe.too_late,
-        })
-        .collect();
+    let settings = state.store.probe_settings().await?;
+    let probes = probes.into_iter().map(|probe| ProbeJson::of(probe, &settings)).collect();
     Ok(Json(ProbesJson { probes, next_cursor: None }))
 }
 
@@ -180,13 +202,7 @@ pub(crate) async fn one_probe(state: &State, client_id: &str, hours: i64) -> Res
         .collect();
     Ok(OneProbeJson {
         partition: summary.partition.0,
-        probe: ProbeJson {
-            client_id: summary.client_id,
-            last_event_ms: summary.last_event_ms,
-            counted: summary.counted,
-            missing: summary.missing,
-            too_late: summary.too_late,
-        },
+        probe: ProbeJson::of(summary, &state.store.probe_settings().await?),
         gaps: listed,
         minutes,
     })
@@ -227,6 +243,8 @@ pub struct RollupJson {
     errors_by_stage: BTreeMap<ErrorStage, u64>,
     errors_by_class: BTreeMap<String, u64>,
     measures: BTreeMap<Measure, MeasureJson>,
+    /// What people would notice, at 500 ms.
+    scores: ScoresJson,
     /// Events counted, and those that may still belong to it.
     expected: u64,
     /// Numbers of this probe that have not arrived and were, by the events around them, measured in this
@@ -332,6 +350,7 @@ fn to_json(
     missing: &Missing,
 ) -> Result<RollupJson, ApiError> {
     let mut measures = merge(std::slice::from_ref(&row))?;
+    let scores = ScoresJson::of(&measures, row.count_error, None);
     if let Some(measure) = measure {
         measures.retain(|own, _| *own == measure);
     }
@@ -351,6 +370,7 @@ fn to_json(
         errors_by_stage: row.errors_by_stage,
         errors_by_class: row.errors_by_class,
         measures: summarise(&measures),
+        scores,
         expected: row.count_total + missing,
         missing,
         late_merged: row.late_merged,

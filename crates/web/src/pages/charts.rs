@@ -50,6 +50,21 @@ fn regions(picture: &Picture, of: impl Fn(&Pair) -> bool) -> Vec<(UnixMs, UnixMs
             regions.push((spell.from_ms.max(from), spell.to_ms.min(to)));
         }
     }
+    for incident in &picture.incidents {
+        let end_ms = incident.closed_window_ms.unwrap_or(picture.scene.now_ms);
+        let touches = || {
+            incident.pairs.iter().any(|pair| {
+                of(&Pair {
+                    client_id: pair.client_id.clone(),
+                    target: pair.target.clone(),
+                    family: pair.family,
+                })
+            })
+        };
+        if end_ms > from && incident.opened_window_ms < to && touches() {
+            regions.push((incident.opened_window_ms.max(from), end_ms.min(to)));
+        }
+    }
     // Overlapping stretches would be tinted twice.
     regions.sort_unstable();
     regions.dedup_by(|next, kept| {
@@ -102,6 +117,7 @@ pub fn percentiles(picture: &Picture, pair: &Pair) -> Plot {
     };
     let lines = vec![
         line("p50", Look::Line, &|slot| slot.median(middle)),
+        line("p95", Look::Second, &|slot| slot.whole_p95),
         line("p90", Look::Inner, &|slot| slot.whole_p90),
         line("p99 or slowest", Look::Outer, &|slot| slot.whole_top),
     ];

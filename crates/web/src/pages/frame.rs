@@ -6,6 +6,8 @@ use axum::{
     response::{Html, IntoResponse, Response},
 };
 
+use caelum_model::target::Target;
+
 use super::{
     block::Block,
     format::{self, Zone},
@@ -270,6 +272,10 @@ impl Frame {
             live.push_str("&probe=");
             live.push_str(id);
         }
+        if let Some(id) = path.strip_prefix("/targets/") {
+            live.push_str("&aim=");
+            live.push_str(id.split_once('?').map_or(id, |(id, _)| id));
+        }
         if let Some(id) = path.strip_prefix("/incidents/") {
             live.push_str("&incident=");
             live.push_str(id);
@@ -281,6 +287,8 @@ impl Frame {
             Place::Topology => "&page=topology",
             Place::Network if bare.starts_with("/probes/") => "&page=probe",
             Place::Network if bare == "/network/pipeline" => "&page=pipeline",
+            Place::Network if bare == super::mesh::PATH => "&page=mesh",
+            Place::Network if bare.starts_with("/targets/") => "&page=target",
             Place::Network => "&page=network",
             Place::Incidents if bare.starts_with("/incidents/") => "&page=incident",
             Place::Incidents => "&page=incidents",
@@ -438,6 +446,11 @@ pub fn probe_link(client_id: &str) -> String {
 /// Address of an incident's page.
 pub fn incident_link(id: &str) -> String {
     format!("/incidents/{}", encode(id))
+}
+
+/// Address of a target's page.
+pub fn target_link(target: &Target) -> String {
+    format!("/targets/{}", encode(target.target_id.as_str()))
 }
 
 /// Address of the network page with a pair chosen.

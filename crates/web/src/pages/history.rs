@@ -54,6 +54,8 @@ pub struct Reduced {
     medians: [Option<f64>; Measure::ALL.len()],
     /// 90th percentile of whole measurements, ms, from ten samples up.
     pub whole_p90: Option<f64>,
+    /// 95th percentile of whole measurements, ms, from twenty samples up.
+    pub whole_p95: Option<f64>,
     /// 99th percentile of whole measurements from a hundred samples up, else the slowest, ms.
     pub whole_top: Option<f64>,
     /// 95th percentile of the first byte from twenty samples up, else the slowest, ms.
@@ -109,6 +111,7 @@ impl Reduced {
         let rtt = &merged[Measure::Rtt as usize];
         let whole = if total.count() == 0 { rtt } else { total };
         reduced.whole_p90 = if whole.count() >= 10 { whole.quantile(0.9) } else { None };
+        reduced.whole_p95 = if whole.count() >= 20 { whole.quantile(0.95) } else { None };
         reduced.whole_top = if whole.count() >= 100 { whole.quantile(0.99) } else { whole.max() };
         reduced.ttfb_p95 = if ttfb.count() >= 20 { ttfb.quantile(0.95) } else { ttfb.max() };
         let loss = &merged[Measure::Loss as usize];

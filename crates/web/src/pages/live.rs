@@ -54,14 +54,14 @@ use super::{
     charts, counting, horizon,
     incident::{self, Seen},
     incidents::{self, Listing},
-    letters, machine, machines, network, overview,
+    letters, machine, machines, mesh, network, overview,
     picture::Picture,
     pipeline::{self, Sight},
     plot::{Plot, Points},
     probe,
     range::TimeQuery,
     routes::{self, Desk},
-    settings, tokens,
+    settings, target, tokens,
     topics::concerns,
     topology,
 };
@@ -93,6 +93,8 @@ enum Page {
     Network,
     Incidents,
     Incident,
+    Target,
+    Mesh,
     Pipeline,
     Probe,
     Settings,
@@ -106,6 +108,7 @@ pub struct Wish {
     page: Page,
     machine: Option<String>,
     incident: Option<String>,
+    aim: Option<String>,
     last: Option<String>,
 }
 
@@ -130,6 +133,7 @@ enum Beside {
     Tokens(Option<Vec<JoinTokenJson>>),
     Incidents(Listing),
     Incident(Option<Box<Seen>>),
+    Target(Option<Box<target::Sight>>),
 }
 
 /// Everything that the address of a stream may say.
@@ -369,6 +373,14 @@ impl Feed {
                 }
             }
             Page::Tokens => Beside::Tokens(counting::known_tokens(state, view.may_operate).await?),
+            Page::Target => {
+                let id = view.wish.aim.as_deref().unwrap_or_default();
+                match target::Sight::read(state, id).await {
+                    Ok(sight) => Beside::Target(Some(Box::new(sight))),
+                    Err(ApiError::NotFound(_)) => Beside::Target(None),
+                    Err(error) => return Err(error),
+                }
+            }
             Page::Incidents => Beside::Incidents(Listing::read(state, &view.incidents).await?),
             Page::Incident => {
                 let id = view.wish.incident.as_deref().unwrap_or_default();
@@ -397,6 +409,7 @@ impl Feed {
             }
             Beside::Incidents(listing) => return incidents::block(topic, picture, listing, &view.incidents),
             Beside::Incident(seen) => return incident::block(topic, picture, seen.as_deref()?),
+            Beside::Target(sight) => return target::block(topic, picture, sight.as_deref()?, &view.choice),
         }
         match (view.wish.page, &view.wish.machine) {
             (Page::Overview, _) => overview::block(topic, picture),
@@ -405,7 +418,9 @@ impl Feed {
             (Page::Topology, _) => topology::block(topic, picture, &view.links),
             (Page::Network, _) => network::block(topic, picture, &view.choice),
             (Page::Settings, _) => settings::block(topic, picture, view.may_operate),
+            (Page::Mesh, _) => mesh::block(topic, picture),
             (Page::Pipeline | Page::Probe | Page::Tokens | Page::Incidents | Page::Incident, _) => None,
+            (Page::Target, _) => None,
         }
     }
 
@@ -419,6 +434,12 @@ impl Feed {
         let mut plots: Vec<Plot> = Vec::new();
         match (self.view.wish.page, &self.view.wish.machine) {
             (Page::Overview, _) if has("experience") => plots.push(charts::experience(picture)),
+            (Page::Target, _) if has("percentiles") => {
+                if let Beside::Target(Some(sight)) = beside {
+                    let choice = target::chosen(picture, sight, &self.view.choice);
+                    plots.extend(network::percentile_plot(picture, &choice));
+                }
+            }
             (Page::Incident, _) if has("course") => {
                 if let Beside::Incident(Some(seen)) = beside {
                     plots.push(seen.course.plot(&seen.incident, picture.scene.now_ms));

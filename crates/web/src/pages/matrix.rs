@@ -62,6 +62,7 @@ impl Shown {
 }
 
 struct Head {
+    href: Option<String>,
     strong: String,
     rest: String,
 }
@@ -81,6 +82,7 @@ struct MatrixRow {
     probe: String,
     href: String,
     resolver: String,
+    group: Option<String>,
     cells: Vec<Option<Cell>>,
 }
 
@@ -99,13 +101,18 @@ struct Matrix {
     pairs: String,
 }
 
+/// The pairs of the matrix: what machines see of each other has a page of its own.
+fn shown_pairs(picture: &Picture) -> impl Iterator<Item = &PairNow> {
+    picture.pairs.iter().filter(|pair| !picture.is_mesh(pair))
+}
+
 /// Who measures what, and how it stands.
 pub fn block(picture: &Picture, choice: &Choice) -> Block {
     let span = &picture.scene.span;
     let shown = Shown::parse(choice.measure.as_deref());
     let selected = network::chosen(picture, choice).map(|pair| &pair.pair);
     let mut columns: Vec<(&str, Family)> =
-        picture.pairs.iter().map(|pair| (pair.pair.target.as_str(), pair.pair.family)).collect();
+        shown_pairs(picture).map(|pair| (pair.pair.target.as_str(), pair.pair.family)).collect();
     columns.sort_unstable_by_key(|(target, family)| (network::order(picture, target), *target, *family));
     columns.dedup();
     let both = |target: &str| columns.iter().filter(|(other, _)| *other == target).count() > 1;
@@ -119,7 +126,9 @@ pub fn block(picture: &Picture, choice: &Choice) -> Block {
                 Family::V6 if both(target) => " IPv6",
                 _ => "",
             };
-            Head { strong, rest: format!("{rest}{version}") }
+            let known = picture.targets.iter().find(|known| known.url == *target);
+            let href = known.map(|known| span.link(&frame::target_link(known)));
+            Head { href, strong, rest: format!("{rest}{version}") }
         })
         .collect();
     let rows = picture
@@ -147,6 +156,7 @@ pub fn block(picture: &Picture, choice: &Choice) -> Block {
                 resolver: resolver.map_or_else(String::new, |resolver| {
                     format!("resolver {}", resolver.strip_suffix(":53").unwrap_or(resolver))
                 }),
+                group: picture.probe_setting(probe).and_then(|setting| setting.group.clone()),
                 cells,
             }
         })
@@ -162,7 +172,7 @@ pub fn block(picture: &Picture, choice: &Choice) -> Block {
             current: measure == shown,
         })
         .collect();
-    let pairs = format::counted(picture.pairs.len(), "pair", "pairs");
+    let pairs = format::counted(shown_pairs(picture).count(), "pair", "pairs");
     Block::render("matrix", "Probes and targets", &Matrix { heads, rows, tabs, pairs })
 }
 

@@ -20,6 +20,7 @@
 //! It decides nothing: levels, scores and verdicts are made in `engine`. It keeps no session; who looks is
 //! told by `crate::auth`.
 
+mod answers;
 mod assets;
 mod block;
 mod charts;
@@ -40,6 +41,7 @@ mod machine;
 mod machines;
 mod mark;
 mod matrix;
+mod mesh;
 mod network;
 mod overview;
 mod picture;
@@ -49,8 +51,11 @@ mod probe;
 mod range;
 mod rates;
 mod routes;
+mod setting_routes;
 mod settings;
 mod sky;
+mod target;
+mod target_form;
 mod tiles;
 mod tokens;
 mod topics;

@@ -170,7 +170,7 @@ struct Percentiles {
 }
 
 /// Percentiles of the chosen pair over time.
-fn percentiles(picture: &Picture, choice: &Choice) -> Block {
+pub fn percentiles(picture: &Picture, choice: &Choice) -> Block {
     let Some(pair) = chosen(picture, choice) else {
         let empty = Percentiles { plot: Block::none(), name: String::new(), now: String::new(), error: None };
         return Block::render("percentiles", "Percentiles", &empty);

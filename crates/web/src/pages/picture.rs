@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -14,6 +15,7 @@ use caelum_model::{
     diagnosis::{Diagnosis, Label, PairStatus, Standing},
     incident::{Incident, PairRef},
     node::{Issue, Node, NodePoint, Thresholds},
+    probe::ProbeSetting,
     rollup::{MINUTE_MS, Measure},
     target::Target,
 };
@@ -170,6 +172,8 @@ pub struct Picture {
     pub spells: Vec<Spell>,
     /// Incidents that are open or were in the range, newest first.
     pub incidents: Vec<Incident>,
+    /// What is set for probes.
+    pub probe_settings: Vec<ProbeSetting>,
 }
 
 impl Picture {
@@ -202,19 +206,42 @@ impl Picture {
                 ..IncidentQuery::default()
             })
             .await?;
-        Ok(Self { scene, machines, targets, pairs, slots, spells, incidents })
+        let probe_settings = store.probe_settings().await?;
+        Ok(Self { scene, machines, targets, pairs, slots, spells, incidents, probe_settings })
     }
 
-    /// A target's name where it has one, else its URL without the scheme.
+    /// A target's name where it has one, that of the machine behind it, else its URL without the scheme.
     pub fn target_name<'a>(&'a self, url: &'a str) -> &'a str {
         let named = self.targets.iter().find(|target| target.url == url && !target.name.is_empty());
-        named.map_or_else(|| super::format::short_target(url), |target| &target.name)
+        let name = named.map(|target| target.name.as_str()).or_else(|| self.machine_behind(url));
+        name.unwrap_or_else(|| super::format::short_target(url))
+    }
+
+    /// The machine that a train goes to, by its address.
+    fn machine_behind(&self, url: &str) -> Option<&str> {
+        let address: SocketAddr = url.strip_prefix("stamp://")?.parse().ok()?;
+        let has_it = |machine: &&Machine| {
+            let mut own = machine.node.identity.addresses.iter();
+            own.any(|own| own.parse() == Ok(address.ip()))
+        };
+        self.machines.iter().find(has_it).map(|machine| machine.node.name.as_str())
+    }
+
+    /// Whether a pair is there because machines measure each other, and not because somebody asked for it.
+    pub fn is_mesh(&self, pair: &PairNow) -> bool {
+        let url = &pair.pair.target;
+        url.starts_with("stamp://") && !self.targets.iter().any(|target| target.url == *url)
     }
 
     /// A probe's name: that of the machine it runs on, where the machine is known, else its own.
     pub fn probe_name<'a>(&'a self, client_id: &'a str) -> &'a str {
         let machine = self.machines.iter().find(|machine| machine.node.node_id.as_str() == client_id);
         machine.map_or(client_id, |machine| &machine.node.name)
+    }
+
+    /// What is set for a probe, if anything is.
+    pub fn probe_setting(&self, client_id: &str) -> Option<&ProbeSetting> {
+        self.probe_settings.iter().find(|setting| setting.client_id.as_str() == client_id)
     }
 
     /// Verdicts that stand now, the worst first, then the oldest.

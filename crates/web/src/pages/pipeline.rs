@@ -106,7 +106,7 @@ struct Tabs {
 
 /// The two sides of Network: what is experienced, and whether it is counted.
 pub fn tabs(picture: &Picture, here: &str) -> Block {
-    let tabs = [("Experience", "/network"), ("Pipeline", "/network/pipeline")]
+    let tabs = [("Experience", "/network"), ("Mesh", super::mesh::PATH), ("Pipeline", "/network/pipeline")]
         .map(|(name, path)| (name, picture.scene.span.link(path), path == here));
     Block::render("tabs", "Network", &Tabs { label: "Network", tabs: tabs.into() })
 }

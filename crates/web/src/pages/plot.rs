@@ -158,6 +158,8 @@ impl Plot {
             .lines
             .iter()
             .filter(|line| !matches!(line.look, Look::Baseline | Look::Inner | Look::Outer))
+            // A second line of times is what is compared with: the subject alone is now.
+            .filter(|line| self.kind != Kind::Time || line.look != Look::Second)
             .filter_map(|line| line.values.last().copied().flatten())
             .collect();
         let Some((last, before)) = values.split_last() else { return format::ABSENT.to_owned() };

@@ -1,7 +1,7 @@
 //! One probe: is everything that it measured here, and if not, what is missing?
 
 use askama::Template;
-use caelum_model::rollup::MINUTE_MS;
+use caelum_model::{id::ClientId, probe::ProbeSetting, rollup::MINUTE_MS};
 
 use super::{
     block::Block,
@@ -32,6 +32,10 @@ struct Page {
     complete: Block,
     gaps: Block,
     measured: Block,
+    setting: ProbeSetting,
+    tags: String,
+    action: String,
+    may_operate: bool,
 }
 
 /// The page of the probe of this id. `known` is absent where it does not number its events.
@@ -41,8 +45,9 @@ pub fn page(
     known: Option<&OneProbeJson>,
     reader: Reader,
 ) -> impl Template + use<> {
-    let theme = reader.theme;
+    let (theme, may_operate) = (reader.theme, reader.may_operate);
     let name = picture.probe_name(client_id);
+    let setting = setting(picture, client_id);
     let path = frame::probe_link(client_id);
     Page {
         frame: Frame::new(
@@ -58,7 +63,20 @@ pub fn page(
         complete: complete(picture, client_id, known),
         gaps: gaps(picture, known),
         measured: measured(picture, client_id),
+        tags: setting.tags.join(" "),
+        setting,
+        action: format!("{path}/setting"),
+        may_operate,
     }
+}
+
+/// What is set for a probe, or what holds where nothing is.
+fn setting(picture: &Picture, client_id: &str) -> ProbeSetting {
+    picture.probe_setting(client_id).cloned().unwrap_or_else(|| {
+        // Whoever has a page has an id; the page of a name that is none shows the usual.
+        let id = ClientId::parse(client_id).or_else(|_| ClientId::parse("-"));
+        ProbeSetting::usual(id.expect("a dash is an id"))
+    })
 }
 
 fn heading(picture: &Picture, client_id: &str, known: Option<&OneProbeJson>) -> Block {

@@ -21,14 +21,13 @@ use super::{
     frame::{self, Reader, Theme},
     gate::{self, Login, Notice},
     history::History,
-    incidents, live, machine, machines, network, overview,
+    incidents, live, machine, machines, mesh, network, overview,
     picture::{Machine, Picture, Scene},
     range::{Span, TimeQuery},
     rates::Looks,
-    settings, topology, visits,
+    setting_routes, target, topology, visits,
 };
 use crate::{
-    api::targets::{self, NewTargetJson},
     auth::{self, Person, SignInError},
     error::ApiError,
     serve::Transport,
@@ -89,11 +88,12 @@ pub fn router() -> Router<Arc<State>> {
         .merge(visits::router())
         .merge(counting::router())
         .merge(incidents::router())
+        .merge(target::router())
+        .merge(mesh::router())
         .route("/topology", get(show_topology))
         .route("/network", get(show_network))
         .route("/settings", get(async || Redirect::to("/settings/targets")))
-        .route("/settings/targets", get(show_settings).post(add_target))
-        .route("/settings/targets/remove", post(remove_target))
+        .merge(setting_routes::router())
         .route("/login", get(show_login).post(sign_in))
         .route("/logout", post(sign_out))
         .route("/theme", post(choose_theme))
@@ -256,84 +256,11 @@ async fn show_network(
     draw(page.map_err(ApiError::from), headers)
 }
 
-async fn show_settings(
-    person: Person,
-    Shared(state): Shared<Arc<State>>,
-    Extension(desk): Extension<Arc<Desk>>,
-    Query(time): Query<TimeQuery>,
-    headers: HeaderMap,
-) -> Response {
-    let picture = desk.picture(&state, &time).await;
-    let page = picture
-        .map(|picture| settings::page(&picture, reader(&person, &headers), settings::Form::fresh(), None));
-    draw(page.map_err(ApiError::from), headers)
-}
-
-async fn add_target(
-    person: Person,
-    Shared(state): Shared<Arc<State>>,
-    Extension(desk): Extension<Arc<Desk>>,
-    headers: HeaderMap,
-    Form(form): Form<settings::Form>,
-) -> Response {
-    let wished = form.wish();
-    let added = match wished {
-        Ok(new) => targets::add(&state, &person, new).await.map(drop),
-        Err(fault) => Err(ApiError::InvalidRequest(fault)),
-    };
-    let error = match added {
-        Ok(()) => return Redirect::to("/settings/targets").into_response(),
-        Err(error) => error,
-    };
-    let (status, _) = error.status();
-    if !status.is_client_error() || status == StatusCode::FORBIDDEN {
-        return Trouble { error, headers }.into_response();
-    }
-    let fault = sentence(&error.message());
-    match desk.picture(&state, &TimeQuery::default()).await {
-        Ok(picture) => {
-            frame::page(status, &settings::page(&picture, reader(&person, &headers), form, Some(fault)))
-        }
-        Err(error) => Trouble { error: error.into(), headers }.into_response(),
-    }
-}
-
 /// An error's fragment as a sentence.
 pub(super) fn sentence(fragment: &str) -> String {
     let mut letters = fragment.chars();
     let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
     format!("{first}{}.", letters.as_str().trim_end_matches('.'))
-}
-
-impl settings::Form {
-    /// What the form asks for, or what is wrong with it.
-    fn wish(&self) -> Result<NewTargetJson, String> {
-        let number = |text: &str, what: &str| -> Result<Option<u32>, String> {
-            match text.trim() {
-                "" => Ok(None),
-                text => text.parse().map(Some).map_err(|_| format!("{what} is not a whole number: {text}")),
-            }
-        };
-        let times = [number(&self.interval_s, "the interval")?, number(&self.timeout_ms, "the time-out")?];
-        Ok(NewTargetJson::of_form(&self.url, &self.name, times, &self.throughput_url, self.families()))
-    }
-}
-
-#[derive(Deserialize)]
-struct Removal {
-    target_id: String,
-}
-
-async fn remove_target(
-    person: Person,
-    Shared(state): Shared<Arc<State>>,
-    headers: HeaderMap,
-    Form(removal): Form<Removal>,
-) -> Response {
-    match targets::remove(&state, &person, &removal.target_id).await {
-        Ok(()) => Redirect::to("/settings/targets").into_response(),
-        Err(error) => Trouble { error, headers }.into_response(),
-    }
 }
 
 #[derive(Default, Deserialize)]

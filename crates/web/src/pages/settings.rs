@@ -1,8 +1,8 @@
 //! Settings, probes and targets: what is measured, and by whom.
 
 use askama::Template;
-use caelum_model::target::{Families, TargetOrigin};
-use serde::Deserialize;
+use caelum_engine::target::TEMPLATES;
+use caelum_model::target::{Target, TargetOrigin};
 
 use super::{
     block::Block,
@@ -11,51 +11,12 @@ use super::{
     mark::Status,
     picture::Picture,
     pipeline,
+    target_form::Form,
     words::Verdict,
 };
 
 /// Blocks of this page, by their names in live updates.
 pub const TOPICS: &str = "targets,probes";
-
-/// What was typed into the form for a new target.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Form {
-    /// What to measure.
-    pub url: String,
-    /// What people call it.
-    pub name: String,
-    /// Time between measurements, s.
-    pub interval_s: String,
-    /// Time after which a measurement is given up, ms.
-    pub timeout_ms: String,
-    /// Object whose download gives the throughput.
-    pub throughput_url: String,
-    /// IP versions.
-    pub families: String,
-}
-
-impl Form {
-    /// The form as it is offered.
-    pub fn fresh() -> Self {
-        Self {
-            interval_s: "10".to_owned(),
-            timeout_ms: "10000".to_owned(),
-            families: "any".to_owned(),
-            ..Self::default()
-        }
-    }
-
-    /// IP versions as chosen; anything unknown is the default.
-    pub fn families(&self) -> Families {
-        match self.families.as_str() {
-            "ipv4" => Families::Ipv4,
-            "ipv6" => Families::Ipv6,
-            "both" => Families::Both,
-            _ => Families::Any,
-        }
-    }
-}
 
 struct TargetRow {
     target_id: String,
@@ -67,6 +28,10 @@ struct TargetRow {
     word: &'static str,
     last: Option<Moment>,
     removable: bool,
+    /// Its page.
+    href: String,
+    /// Tags and group, and who measures it where not everybody does.
+    notes: Vec<String>,
 }
 
 #[derive(Template)]
@@ -88,6 +53,7 @@ struct ProbeRow {
     said: String,
     status: Status,
     count: String,
+    notes: Vec<String>,
 }
 
 #[derive(Template)]
@@ -101,6 +67,75 @@ struct Page {
     form: Form,
     fault: Option<String>,
     may_operate: bool,
+    is_new: bool,
+    templates: Vec<(&'static str, &'static str)>,
+}
+
+#[derive(Template)]
+#[template(path = "pages/target_settings.html")]
+struct TargetPage {
+    frame: Frame,
+    theme: Theme,
+    form: Form,
+    fault: Option<String>,
+    may_operate: bool,
+    is_new: bool,
+    is_fixed: bool,
+    templates: Vec<(&'static str, &'static str)>,
+    target_id: String,
+}
+
+/// The page of one target's settings.
+pub fn target_page(
+    picture: &Picture,
+    target: &Target,
+    reader: Reader,
+    form: Form,
+    fault: Option<String>,
+) -> impl Template + use<> {
+    let (theme, may_operate) = (reader.theme, reader.may_operate);
+    let is_fixed = target.origin == TargetOrigin::Config;
+    let verdict = Verdict {
+        status: if target.enabled { Status::Ok } else { Status::Off },
+        sentence: picture.target_name(&target.url).to_owned(),
+        lede: String::new(),
+    };
+    let mut facts = vec![target.url.clone(), origin(target.origin).to_owned()];
+    if is_fixed {
+        facts.push("it is changed in the configuration".to_owned());
+    }
+    let word = if target.enabled { "Measured" } else { "Switched off" };
+    let crumb = ("Probes and targets", "/settings/targets".to_owned());
+    let heading = frame::detail_heading_as(&verdict, word, crumb, &facts);
+    TargetPage {
+        frame: Frame::new(
+            picture,
+            reader,
+            Place::Settings,
+            &verdict.sentence,
+            heading,
+            "/settings/targets",
+            "",
+        ),
+        theme,
+        form,
+        fault,
+        may_operate,
+        is_new: false,
+        is_fixed,
+        templates: Vec::new(),
+        target_id: target.target_id.to_string(),
+    }
+}
+
+/// Who asked for a target, in words.
+fn origin(origin: TargetOrigin) -> &'static str {
+    match origin {
+        TargetOrigin::Default => "found at start",
+        TargetOrigin::Config => "configuration file",
+        TargetOrigin::Api => "added by hand",
+        TargetOrigin::Mesh => "another machine",
+    }
 }
 
 /// The page, with what was typed and what is wrong with it after a refused addition.
@@ -125,6 +160,8 @@ pub fn page(picture: &Picture, reader: Reader, form: Form, fault: Option<String>
         form,
         fault,
         may_operate,
+        is_new: true,
+        templates: TEMPLATES.iter().map(|template| (template.name, template.what)).collect(),
     }
 }
 
@@ -171,12 +208,7 @@ fn targets(picture: &Picture, may_operate: bool) -> Block {
                 },
                 url: target.url.clone(),
                 every: format!("every {}", format::duration(i64::from(target.interval_s) * 1000)),
-                origin: match target.origin {
-                    TargetOrigin::Default => "found at start",
-                    TargetOrigin::Config => "configuration file",
-                    TargetOrigin::Api => "added by hand",
-                    TargetOrigin::Mesh => "another machine",
-                },
+                origin: origin(target.origin),
                 status,
                 word,
                 last: newest.map(|at| Moment {
@@ -184,10 +216,29 @@ fn targets(picture: &Picture, may_operate: bool) -> Block {
                     ..Moment::new(&scene.zone, at, scene.now_ms)
                 }),
                 removable: target.origin != TargetOrigin::Config,
+                href: format!("/settings/targets/{}", frame::encode(target.target_id.as_str())),
+                notes: notes(target),
             }
         })
         .collect();
     Block::render("targets", "Targets", &Targets { rows, may_operate })
+}
+
+/// Tags and group of a target, and who measures it where not everybody does.
+fn notes(target: &Target) -> Vec<String> {
+    let mut notes: Vec<String> = target.group.iter().map(|group| format!("group {group}")).collect();
+    notes.extend(target.tags.iter().cloned());
+    if !target.probes.0.is_empty() {
+        notes.push(format!("by {}", target.probes.0.join(" ")));
+    }
+    if let Some(objective) = &target.objective {
+        notes.push(format!(
+            "{} % within {}",
+            caelum_engine::target::percent_text(objective.promised_bp),
+            format::milliseconds(objective.within_ms.into())
+        ));
+    }
+    notes
 }
 
 fn probes(picture: &Picture) -> Block {
@@ -210,6 +261,18 @@ fn probes(picture: &Picture) -> Block {
                 said,
                 status,
                 count: format!("{}\u{a0}in 5\u{a0}min", format::count(count)),
+                notes: picture.probe_setting(probe).map_or_else(Vec::new, |setting| {
+                    let mut notes: Vec<String> =
+                        setting.group.iter().map(|group| format!("group {group}")).collect();
+                    notes.extend(setting.tags.iter().cloned());
+                    if !setting.mesh {
+                        notes.push("not in the mesh".to_owned());
+                    }
+                    if !setting.enabled {
+                        notes.push("switched off".to_owned());
+                    }
+                    notes
+                }),
             }
         })
         .collect();

@@ -24,7 +24,9 @@ use super::{
     machine, machines, network, overview,
     picture::{self, Picture, Scene},
     range::{Span, TimeQuery},
-    settings, topology,
+    settings,
+    target_form::Form,
+    topology,
 };
 
 const NOW: i64 = 1_763_476_324_000;
@@ -211,6 +213,7 @@ fn empty() -> Picture {
         slots: Vec::new(),
         spells: Vec::new(),
         incidents: Vec::new(),
+        probe_settings: Vec::new(),
     }
 }
 
@@ -301,7 +304,16 @@ fn troubled() -> Picture {
         picture::machine(node, points(cpu, 40, 90_000), &scene)
     })
     .collect();
-    Picture { scene, machines, targets, pairs, slots, spells, incidents: Vec::new() }
+    Picture {
+        scene,
+        machines,
+        targets,
+        pairs,
+        slots,
+        spells,
+        incidents: Vec::new(),
+        probe_settings: Vec::new(),
+    }
 }
 
 fn reader(may_operate: bool) -> Reader {
@@ -314,13 +326,13 @@ fn gallery(picture: &Picture) -> Vec<(&'static str, String)> {
         ("machines", machines::page(picture, reader(true), &machines::Filter::default()).render()),
         ("topology", topology::page(picture, reader(true), &topology::Choice::default()).render()),
         ("network", network::page(picture, reader(true), &network::Choice::default()).render()),
-        ("settings", settings::page(picture, reader(true), settings::Form::fresh(), None).render()),
+        ("settings", settings::page(picture, reader(true), Form::fresh(), None).render()),
         (
             "settings-fault",
             settings::page(
                 picture,
                 reader(true),
-                settings::Form { url: HOSTILE.into(), ..settings::Form::fresh() },
+                Form { url: HOSTILE.into(), ..Form::fresh() },
                 Some(HOSTILE.into()),
             )
             .render(),
@@ -344,6 +356,7 @@ fn keep(prefix: &str, name: &str, html: &str) {
 
 mod cluster;
 mod counting;
+mod target;
 
 #[test]
 fn every_page_has_its_landmarks_and_lets_nothing_out_of_its_quotes() {
@@ -442,8 +455,7 @@ fn an_empty_start_promises_what_comes_and_shows_no_zero_for_what_is_unknown() {
 #[test]
 fn a_viewer_sees_no_button_that_would_be_refused() {
     let picture = troubled();
-    let html =
-        settings::page(&picture, reader(false), settings::Form::fresh(), None).render().expect("renders");
+    let html = settings::page(&picture, reader(false), Form::fresh(), None).render().expect("renders");
     assert!(!html.contains("/settings/targets/remove"));
     assert!(html.contains("needs the role operator"));
 }

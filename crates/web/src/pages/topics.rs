@@ -63,6 +63,13 @@ pub fn concerns(change: Change, topic: &str) -> bool {
                 | "gaps"
                 | "measured"
                 | "course"
+                | "scores"
+                | "budget"
+                | "seen"
+                | "answers"
+                | "oneway"
+                | "hops"
+                | "mesh"
         ),
         Change::DiagnosesChanged => matches!(
             topic,
@@ -94,7 +101,9 @@ pub fn concerns(change: Change, topic: &str) -> bool {
                 | "verdicts"
                 | "percentiles"
         ),
-        Change::TargetsChanged => matches!(topic, "verdict" | "first" | "events" | "matrix" | "targets"),
+        Change::TargetsChanged => {
+            matches!(topic, "verdict" | "first" | "events" | "matrix" | "targets" | "probes" | "setting")
+        }
     }
 }
 
@@ -102,8 +111,8 @@ pub fn concerns(change: Change, topic: &str) -> bool {
 mod tests {
     use super::*;
     use crate::pages::{
-        incident, incidents, machine, machines, network, overview, pipeline, probe, settings, tokens,
-        topology,
+        incident, incidents, machine, machines, mesh, network, overview, pipeline, probe, settings, target,
+        tokens, topology,
     };
 
     #[test]
@@ -116,6 +125,8 @@ mod tests {
             network::TOPICS,
             incidents::TOPICS,
             incident::TOPICS,
+            target::TOPICS,
+            mesh::TOPICS,
             settings::TOPICS,
             pipeline::TOPICS,
             probe::TOPICS,

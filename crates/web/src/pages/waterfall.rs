@@ -3,12 +3,13 @@
 use askama::Template;
 use caelum_model::{
     diagnosis::{Diagnosis, Label},
+    event::Family,
     rollup::Measure,
 };
 
 use super::{
     block::Block,
-    format,
+    format, frame,
     network::{self, Choice},
     picture::{PairNow, Picture},
 };
@@ -39,6 +40,9 @@ struct Waterfall {
     falls: Vec<Fall>,
     ticks: Vec<(String, String)>,
 }
+
+/// Probes that are drawn for one target.
+const PROBES_MAX: usize = 60;
 
 /// The stages in the order they happen, with the name people know.
 const STAGES: [(Measure, &str, &str); 4] = [
@@ -87,17 +91,55 @@ pub fn block(picture: &Picture, choice: &Choice) -> Block {
         .filter(|pair| pair.pair.client_id.as_str() == probe && network::whole_ms(pair).is_some())
         .collect();
     of_probe.sort_by_key(|pair| (network::order(picture, &pair.pair.target), pair.pair.family));
+    let name = |pair: &PairNow| network::name_with_family(picture, pair);
+    let href = |pair: &PairNow| {
+        network::path(&Choice {
+            probe: Some(probe.clone()),
+            target: Some(pair.pair.target.clone()),
+            measure: choice.measure.clone(),
+        })
+    };
+    let is_selected = |pair: &PairNow| selected.is_some_and(|chosen| chosen.pair == pair.pair);
+    draw(picture, &of_probe, picture.probe_name(&probe).to_owned(), &name, &href, &is_selected)
+}
+
+/// Where the time goes for one target, from each probe.
+pub fn of_target(picture: &Picture, url: &str) -> Block {
+    let mut of_target: Vec<&PairNow> = picture
+        .pairs
+        .iter()
+        .filter(|pair| pair.pair.target == url && network::whole_ms(pair).is_some())
+        .collect();
+    of_target.truncate(PROBES_MAX);
+    let name = |pair: &PairNow| {
+        let probe = picture.probe_name(pair.pair.client_id.as_str());
+        match pair.pair.family {
+            Family::Any => probe.to_owned(),
+            Family::V4 => format!("{probe} IPv4"),
+            Family::V6 => format!("{probe} IPv6"),
+        }
+    };
+    let href = |pair: &PairNow| frame::pair_link(pair.pair.client_id.as_str(), url);
+    draw(picture, &of_target, "each probe".to_owned(), &name, &href, &|_| false)
+}
+
+/// Draws a bar for each pair.
+fn draw(
+    picture: &Picture,
+    pairs: &[&PairNow],
+    probe: String,
+    name: &dyn Fn(&PairNow) -> String,
+    href: &dyn Fn(&PairNow) -> String,
+    is_selected: &dyn Fn(&PairNow) -> bool,
+) -> Block {
     let sum_of = |pair: &PairNow| -> f64 {
         let stages: f64 = STAGES.iter().filter_map(|(measure, ..)| pair.recent.median(*measure)).sum();
         if stages > 0.0 { stages } else { network::whole_ms(pair).unwrap_or(0.0) }
     };
-    let longest = of_probe
-        .iter()
-        .flat_map(|pair| [Some(sum_of(pair)), usual_whole(pair)])
-        .flatten()
-        .fold(0.0, f64::max);
+    let longest =
+        pairs.iter().flat_map(|pair| [Some(sum_of(pair)), usual_whole(pair)]).flatten().fold(0.0, f64::max);
     let scale = axis_end(longest);
-    let falls = of_probe.iter().map(|pair| {
+    let falls = pairs.iter().map(|pair| {
         let share = |ms: f64| format!("{:.2}", (ms / scale * 100.0).clamp(0.0, 100.0));
         let verdict = pair.verdict();
         let mut stages: Vec<Stage> = STAGES
@@ -117,13 +159,9 @@ pub fn block(picture: &Picture, choice: &Choice) -> Block {
         let off =
             usual.map(|usual| whole - usual).filter(|delta| delta.abs() >= 1.0 && delta.abs() > whole * 0.15);
         Fall {
-            name: network::name_with_family(picture, pair),
-            href: picture.scene.span.link(&network::path(&Choice {
-                probe: Some(probe.clone()),
-                target: Some(pair.pair.target.clone()),
-                measure: choice.measure.clone(),
-            })),
-            selected: selected.is_some_and(|chosen| chosen.pair == pair.pair),
+            name: name(pair),
+            href: picture.scene.span.link(&href(pair)),
+            selected: is_selected(pair),
             stages,
             usual: usual.map(|ms| (share(ms), format!("usually {}", format::milliseconds(ms)))),
             value: quantity.value,
@@ -138,11 +176,7 @@ pub fn block(picture: &Picture, choice: &Choice) -> Block {
             level: if verdict.is_some() { pair.status().0.level() } else { "" },
         }
     });
-    let template = Waterfall {
-        falls: falls.collect(),
-        probe: picture.probe_name(&probe).to_owned(),
-        ticks: ticks(scale),
-    };
+    let template = Waterfall { falls: falls.collect(), probe, ticks: ticks(scale) };
     Block::render("waterfall", "Where the time goes", &template)
 }
 

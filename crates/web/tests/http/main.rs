@@ -7,4 +7,5 @@ mod fixture;
 mod incidents;
 mod links;
 mod pages;
+mod targets;
 mod trust;

@@ -120,6 +120,7 @@ impl Measuring {
             network: || (netinfo::interface_type(), netinfo::vpn_enabled()),
             backoff_max: BACKOFF_MAX,
             tracer: Tracer::default(),
+            counters: Arc::default(),
         };
         probe.run(stop.clone()).await;
         Ok(())

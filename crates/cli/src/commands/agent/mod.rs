@@ -11,7 +11,7 @@ use std::{fs, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use caelum_drivers::{
-    clock::{Clock, SystemClock},
+    clock::{self, Clock},
     host::{self, HostSampler},
     link::Link,
     tls::{self, NodeKey},
@@ -99,7 +99,7 @@ async fn admit(data: &DataDirectory, settings: &Settings, role: NodeRole, token:
 }
 
 async fn serve_until_stopped(settings: Settings, data: DataDirectory, role: NodeRole) -> Result<Exit> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock = clock::of_this_process();
     let listeners = listen::listen(&settings)?;
     let addresses = listeners
         .iter()

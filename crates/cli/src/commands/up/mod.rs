@@ -7,7 +7,7 @@
 mod cluster;
 mod identity;
 pub(super) mod listen;
-mod targets;
+pub(super) mod targets;
 mod trust;
 
 use std::{
@@ -19,7 +19,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use caelum_drivers::{
-    clock::{Clock, SystemClock},
+    clock::{self, Clock},
     host::{self, HostSampler},
     netinfo,
     poster::EventPoster,
@@ -110,7 +110,7 @@ pub(super) fn lock(data: &DataDirectory) -> Result<File> {
 async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
     let config = settings.config.clone();
     let listeners = listen::listen(&settings)?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock = clock::of_this_process();
     let backends = backends::open(&settings, &data).await?;
     let (store, queue) = (Arc::clone(&backends.store), Arc::clone(&backends.queue));
     let identity = Arc::new(Identity::establish(&config, &data, &store, clock.now_ms()).await?);
@@ -346,6 +346,7 @@ fn probe_of(
         network: || (netinfo::interface_type(), netinfo::vpn_enabled()),
         backoff_max: Duration::from_secs(60),
         tracer: tracer.clone(),
+        counters: Arc::default(),
     })
 }
 

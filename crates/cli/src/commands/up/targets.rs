@@ -3,12 +3,15 @@
 
 use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use caelum_drivers::random;
-use caelum_engine::selector;
+use caelum_engine::{
+    selector,
+    target::{self as rules, TargetError},
+};
 use caelum_model::{
     UnixMs,
-    config::Config,
+    config::{Config, ProbeTarget},
     id::{ClientId, TargetId},
     target::{Selector, Target, TargetOrigin},
 };
@@ -60,9 +63,7 @@ pub(super) async fn establish(
     for target in &mut wanted {
         if let Some(configured) = config.probe.targets.iter().find(|configured| configured.url == target.url)
         {
-            target.interval_s = seconds(configured.interval_s.unwrap_or(config.probe.interval_s));
-            target.throughput_url.clone_from(&configured.throughput_url);
-            target.families = configured.families;
+            *target = as_configured(target, configured).with_context(|| format!("set {}", configured.url))?;
         }
     }
     store.replace_targets(vec![TargetOrigin::Default, TargetOrigin::Config], wanted).await?;
@@ -73,6 +74,18 @@ pub(super) async fn establish(
 fn only_by(client_id: &ClientId) -> Selector {
     let by_name = Selector(vec![format!("probe:{client_id}")]);
     if selector::check(&by_name).is_ok() { by_name } else { Selector::default() }
+}
+
+/// The target with what the settings say of it.
+pub(in crate::commands) fn as_configured(
+    target: &Target,
+    configured: &ProbeTarget,
+) -> Result<Target, TargetError> {
+    let change = match &configured.template {
+        Some(template) => rules::with_template(&configured.url, template, configured.change())?,
+        None => configured.change(),
+    };
+    rules::changed(target, change)
 }
 
 fn defaults(own: SocketAddr) -> Vec<(String, String)> {

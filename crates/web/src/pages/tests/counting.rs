@@ -129,6 +129,10 @@ fn one_probe(missing: u64) -> OneProbeJson {
             counted: 18_400,
             missing,
             too_late: 1,
+            group: None,
+            tags: Vec::new(),
+            mesh: true,
+            enabled: true,
         },
         partition: 3,
         gaps: (missing > 0)
