@@ -5,7 +5,12 @@ use anyhow::{Result, bail};
 use crate::command;
 
 /// Every bench with its program and what it prints.
-const BENCHES: [(&str, &str, &str); 8] = [
+const BENCHES: [(&str, &str, &str); 9] = [
+    (
+        "diagnosis",
+        "bench-diagnosis",
+        "incidents against the labelled faults of simulated days; --first 101 --seeds 10 --days 1",
+    ),
     (
         "discovery",
         "bench-discovery",

@@ -96,7 +96,7 @@ impl Incidents {
         for finding in findings {
             let key = (finding.entity.clone(), finding.class);
             let is_open = self.tracks.get(&key).is_some_and(|track| track.open.is_some());
-            if !is_open && self.is_part_of_open(window_start_ms, &finding, seen) {
+            if !is_open && self.is_part_of_open(&finding, seen) {
                 continue;
             }
             found.insert(key.clone());
@@ -150,12 +150,12 @@ impl Incidents {
 
     /// Whether what was found lies within the place of an open incident of its kind, or of one that explains
     /// it and was still there when it began: what has built up outlasts its cause by some windows.
-    fn is_part_of_open(&self, window_start_ms: UnixMs, finding: &Finding, seen: &[Seen]) -> bool {
+    fn is_part_of_open(&self, finding: &Finding, seen: &[Seen]) -> bool {
         self.tracks.iter().any(|((entity, class), track)| {
             let Some(open) = &track.open else { return false };
-            let since_ms = finding.since_ms.unwrap_or(window_start_ms);
-            let is_explained =
-                class.explains(finding.class) && since_ms <= open.incident().updated_window_ms + MINUTE_MS;
+            // Only what built up by itself: what many pairs show now was weighed against it already.
+            let is_explained = class.explains(finding.class)
+                && finding.since_ms.is_some_and(|ms| ms <= open.incident().updated_window_ms + MINUTE_MS);
             (*class == finding.class || is_explained) && {
                 let within = finding.pairs.iter().filter(|number| seen[**number].facts.is_of(entity)).count();
                 within as f64 >= PART_SHARE * finding.pairs.len() as f64

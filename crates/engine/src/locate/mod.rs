@@ -157,9 +157,8 @@ impl Class {
     /// Whether it can be why another is seen at the same place.
     pub(crate) fn explains(self, other: Self) -> bool {
         match self {
-            Self::Unreachable | Self::Loss | Self::Network | Self::Server => {
-                other > self && other != Self::Dns
-            }
+            Self::Unreachable | Self::Loss | Self::Server => other > self && other != Self::Dns,
+            Self::Network => other > self,
             Self::Dns | Self::Tls | Self::Throughput => false,
         }
     }

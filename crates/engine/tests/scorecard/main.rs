@@ -8,10 +8,10 @@ mod world;
 use score::{Score, run};
 
 #[test]
-fn incidents_of_a_simulated_half_day_are_right_about_what_and_where() {
+fn incidents_of_simulated_hours_are_right_about_what_and_where() {
     let mut sum = Score::default();
     for seed in 1..=2 {
-        sum.add(run(seed, 12, 10, 720, 14));
+        sum.add(run(seed, 9, 10, 600, 11));
     }
     for note in &sum.notes {
         println!("{note}");

@@ -323,3 +323,55 @@ async fn a_store_that_fails_does_not_end_it() {
     stop.cancel();
     running.await.expect("ends when told to");
 }
+
+async fn incidents(scene: &Scene) -> Vec<Incident> {
+    scene.store.incidents(IncidentQuery { limit: 100, ..IncidentQuery::default() }).await.expect("read")
+}
+
+#[tokio::test]
+async fn a_slow_target_becomes_an_incident_that_a_restart_goes_on_with() {
+    let mut scene = Scene::open().await;
+    let mut by_minute = Scene::open().await;
+    let steady = by_minute.diagnoser();
+    let mut following = steady.load().await.expect("loaded");
+    for number in 0..30 {
+        by_minute.commit_minute(number, dns_of(number)).await;
+        steady.look(&mut following).await.expect("looked");
+        scene.commit_minute(number, dns_of(number)).await;
+        // Nothing is kept in memory from one minute to the next.
+        let fresh = scene.diagnoser();
+        let mut loaded = fresh.load().await.expect("loaded");
+        fresh.look(&mut loaded).await.expect("looked");
+        loaded.note(&fresh, Duration::ZERO).await.expect("noted");
+    }
+    let (restarted, expected) = (incidents(&scene).await, incidents(&by_minute).await);
+    let [incident] = expected.as_slice() else { panic!("{expected:#?}") };
+    assert_eq!(incident.label, Label::Dns);
+    assert_eq!(incident.entity.ids, ["probe-1", SLOW, "ipv4"]);
+    assert_eq!(incident.opened_window_ms, START_MS + 12 * MINUTE_MS);
+    assert_eq!(incident.closed_window_ms, Some(START_MS + 17 * MINUTE_MS));
+    let told = |incidents: &[Incident]| -> Vec<(String, i64, Option<i64>)> {
+        let part = |it: &Incident| (it.id.clone(), it.opened_window_ms, it.closed_window_ms);
+        incidents.iter().map(part).collect()
+    };
+    assert_eq!(told(&restarted), told(&expected));
+    // Judged anew from the rows alone, twice, it is the same to the byte.
+    let again = replay::replay(&scene.store, START_MS, START_MS + 60 * MINUTE_MS).await.expect("read");
+    let text = serde_json::to_string(&again).expect("JSON");
+    assert_eq!(again.incidents.len(), 1);
+    assert_eq!(again.incidents[0].id, incident.id);
+    let once_more = replay::replay(&scene.store, START_MS, START_MS + 60 * MINUTE_MS).await.expect("read");
+    assert_eq!(text, serde_json::to_string(&once_more).expect("JSON"));
+}
+
+#[tokio::test]
+async fn of_two_diagnosers_on_one_store_one_judges_and_the_other_takes_over() {
+    let scene = Scene::open().await;
+    let lease = |name: &str| Lease::new(Arc::clone(&scene.store), scene.clock.clone(), name.to_owned());
+    let (one, two) = (lease("one"), lease("two"));
+    one.take().await.expect("asked");
+    let waits = tokio::time::timeout(Duration::from_millis(700), two.take()).await;
+    assert!(waits.is_err(), "the first one leads");
+    one.give_back().await.expect("asked");
+    two.take().await.expect("it is its turn");
+}
