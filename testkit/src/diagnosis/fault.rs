@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     CLOSED_WITHIN, NAMED_WITHIN,
-    world::{RESOLVER, World, probe, probe_name, site, site_url, usual},
+    world::{PROBES, RESOLVER, World, probe, probe_name, site, site_url, usual},
 };
 use crate::switch::Rule;
 
@@ -92,9 +92,13 @@ impl Fault {
             Self::LossyLastMile => {
                 rules.extend(around(probe(1), Rule { loss: 0.12, ..Rule::default() }));
             }
-            Self::ThrottledSite => {
-                rules.push(Rule { from: Some(site(2)), bits_per_s: Some(6_000_000), ..Rule::default() })
-            }
+            // To each by itself, as a provider does it: nobody's packets queue behind another's.
+            Self::ThrottledSite => rules.extend((0..PROBES).map(|number| Rule {
+                from: Some(site(2)),
+                to: Some(probe(number)),
+                bits_per_s: Some(4_000_000),
+                ..Rule::default()
+            })),
             Self::DeadTarget => rules.extend(around(site(1), Rule { loss: 1.0, ..Rule::default() })),
             Self::LongLastMile => rules.extend(around(probe(2), long)),
             Self::TwoAtOnce => {

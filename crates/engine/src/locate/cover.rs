@@ -17,6 +17,8 @@ use crate::diagnose::{Signals, Symptom, Symptoms, bit_of, median};
 const LEANING_Z: f32 = 0.6;
 /// Deviation from which on packet trains lose more than usual, if transfers are slow, too.
 const LOSING_Z: f32 = 1.2;
+/// Share of failures below which packets that are lost may be the reason, percent.
+const AT_TIMES_PERCENT: f32 = 60.0;
 /// A consequence is named if this share of the pairs shows it.
 const CONSEQUENCE_SHARE: f64 = 0.4;
 /// A stage is as usual if at most this share of the pairs shows otherwise.
@@ -47,7 +49,10 @@ pub fn locate(config: &Config, seen: &[Seen], open: &BTreeSet<(Entity, Class)>) 
     for class in Class::ALL {
         while let Some(candidate) = cover.best(class) {
             let candidate = match class {
-                Class::Throughput => cover.as_loss(candidate),
+                Class::Throughput => cover.as_loss(class, candidate),
+                Class::Unreachable | Class::Dns if cover.fails_at_times(&candidate) => {
+                    cover.as_loss(class, candidate)
+                }
                 _ => Ok(candidate),
             };
             findings.push(match candidate {
@@ -141,8 +146,21 @@ impl<'a> Cover<'a> {
         })
     }
 
-    /// Slow transfers at a place whose packet trains lose packets are loss that has not built up yet: Err.
-    fn as_loss(&mut self, slow: Candidate<'a>) -> Result<Candidate<'a>, Candidate<'a>> {
+    /// Whether the pairs of a candidate fail, and most of their measurements do not: what is down fails always,
+    /// what loses packets now and then.
+    fn fails_at_times(&self, candidate: &Candidate<'a>) -> bool {
+        let worst = |number: &usize| {
+            let failures = ErrorStage::ALL.map(Symptom::Failures);
+            let those = failures.iter().filter(|symptom| self.left[*number] & symptom.bit() != 0);
+            those.map(|symptom| self.seen[*number].signals.of(*symptom).value).fold(0.0, f32::max)
+        };
+        let shares: Vec<f32> = candidate.abnormal.iter().map(worst).collect();
+        shares.iter().any(|share| *share > 0.0) && shares.iter().all(|share| *share < AT_TIMES_PERCENT)
+    }
+
+    /// Slow transfers, or measurements that fail at times, at a place whose packet trains lose packets are loss
+    /// that has not built up yet: Err.
+    fn as_loss(&mut self, class: Class, slow: Candidate<'a>) -> Result<Candidate<'a>, Candidate<'a>> {
         let loss = Symptom::Loss;
         let members = self.places.get(slow.entity).map_or(&[][..], Vec::as_slice);
         let (mut losing, mut observed) = (Vec::new(), 0u32);
@@ -163,7 +181,7 @@ impl<'a> Cover<'a> {
             self.left[*number] |= loss.bit();
         }
         for number in &slow.abnormal {
-            let slower = self.left[*number] & Class::Throughput.bits();
+            let slower = self.left[*number] & class.bits();
             self.left[*number] &= !slower;
             self.taken[*number] |= slower;
         }
@@ -230,8 +248,12 @@ impl<'a> Cover<'a> {
                 let is_after = matches!(symptom, Symptom::Tls | Symptom::Server | Symptom::Throughput)
                     || (class == Class::Loss && matches!(symptom, Symptom::Connect | Symptom::Rtt));
                 let is_blind = signals.observed & class.telling_bits() == 0;
+                let fails_at_times = class == Class::Loss
+                    && matches!(symptom, Symptom::Failures(_))
+                    && signals.of(symptom).value < AT_TIMES_PERCENT;
                 class.is_network()
-                    && ((is_after && (leans || is_blind)) || (is_blind && symptom == Symptom::Dns))
+                    && ((is_after && (leans || is_blind))
+                        || (is_blind && (symptom == Symptom::Dns || fails_at_times)))
             };
             if is_explained {
                 gone |= bit;
