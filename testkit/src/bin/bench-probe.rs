@@ -22,6 +22,7 @@ use anyhow::{Context as _, Result, bail};
 use caelum_engine::{hash::fnv1a, schedule::until_phase};
 use caelum_model::{id::TargetId, wire::EventJson};
 use caelum_testkit::{
+    api,
     measure::{cpu_time, mib, option, resident_bytes, sibling_binary},
     process::Process,
     target::{Script, Target},
@@ -202,6 +203,7 @@ fn beside(runtime: &tokio::runtime::Runtime, url: &str, folder: &Path) -> Result
     command.arg(format!("--config.file={}", config.display()));
     command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
     let exporter = Process::start(command, "blackbox", folder)?;
+    api::install_cryptography();
     let client = reqwest::Client::new();
     let asked = format!("http://127.0.0.1:{port}/probe?module=http&target={url}");
     runtime.block_on(async {
