@@ -60,7 +60,10 @@ fn unknown_commands(name: &str, text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (index, line) in text.lines().enumerate() {
         for part in line.split("cargo xtask ").skip(1) {
-            let word: String = part.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
+            let word: String = part
+                .chars()
+                .take_while(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-')
+                .collect();
             if !word.is_empty() && !COMMANDS.iter().any(|(command, _)| *command == word) {
                 let place = format!("{name}:{}", index + 1);
                 findings.push(Finding::fault(place, format!("there is no `cargo xtask {word}`")));

@@ -154,6 +154,11 @@ const EXEMPTIONS: &[Exemption] = &[
         reason: "a server that is slow on purpose; its delay is what the test measures",
     },
     Exemption {
+        file: "testkit/src/sites.rs",
+        needle: "sleep",
+        reason: "sites that are slow on purpose; their delay is the fault that the lab injects",
+    },
+    Exemption {
         file: "crates/drivers/tests/outside/servers.rs",
         needle: "sleep",
         reason: "servers that are slow on purpose; their delay is what the test measures",

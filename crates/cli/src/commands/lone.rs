@@ -95,7 +95,7 @@ async fn serve_part(settings: Settings, data: DataDirectory, part: Part) -> Resu
             part.name()
         );
     }
-    let clock = clock::of_this_process();
+    let clock = clock::of_this_process(std::env::var(clock::FAST_CLOCK).ok().as_deref());
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let mut told = Vec::new();
     // Ports first: who cannot have them need not wait for a database.

@@ -99,7 +99,7 @@ async fn admit(data: &DataDirectory, settings: &Settings, role: NodeRole, token:
 }
 
 async fn serve_until_stopped(settings: Settings, data: DataDirectory, role: NodeRole) -> Result<Exit> {
-    let clock = clock::of_this_process();
+    let clock = clock::of_this_process(std::env::var(clock::FAST_CLOCK).ok().as_deref());
     let listeners = listen::listen(&settings)?;
     let addresses = listeners
         .iter()

@@ -110,7 +110,7 @@ pub(super) fn lock(data: &DataDirectory) -> Result<File> {
 async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
     let config = settings.config.clone();
     let listeners = listen::listen(&settings)?;
-    let clock = clock::of_this_process();
+    let clock = clock::of_this_process(std::env::var(clock::FAST_CLOCK).ok().as_deref());
     let backends = backends::open(&settings, &data).await?;
     let (store, queue) = (Arc::clone(&backends.store), Arc::clone(&backends.queue));
     let identity = Arc::new(Identity::establish(&config, &data, &store, clock.now_ms()).await?);
