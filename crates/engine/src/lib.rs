@@ -38,6 +38,7 @@ pub mod lockout;
 pub mod membership;
 pub mod now;
 pub mod packet;
+pub mod placement;
 pub mod ranges;
 pub mod schedule;
 pub mod score;

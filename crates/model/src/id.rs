@@ -105,6 +105,11 @@ text_id! {
     TargetId, 64
 }
 
+text_id! {
+    /// A task.
+    TaskId, 64
+}
+
 /// One of the fixed number of partitions of the event stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PartitionId(pub u16);

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`id`], [`event`], [`details`], [`rollup`], [`diagnosis`], [`incident`], then [`host`],
 //! [`node`], [`target`], [`probe`],
-//! [`access`], [`config`], [`trace`] and [`wire`]; for discovery and links [`cluster`], [`beacon`], [`envelope`] and
+//! [`access`], [`config`], [`trace`] and [`wire`]; for work [`task`] and [`work`]; for discovery and links [`cluster`], [`beacon`], [`envelope`] and
 //! [`join`].
 
 #![deny(missing_docs)]
@@ -27,8 +27,10 @@ pub mod node;
 pub mod probe;
 pub mod rollup;
 pub mod target;
+pub mod task;
 pub mod trace;
 pub mod wire;
+pub mod work;
 
 /// Milliseconds since the Unix epoch, UTC. The only form in which a wall-clock time is stored or sent.
 pub type UnixMs = i64;

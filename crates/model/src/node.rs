@@ -169,6 +169,40 @@ pub struct LinkFacts {
     pub dropped_points: u64,
 }
 
+/// What people said about a node. One nobody said anything about has what [`NodeSetting::usual`] says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct NodeSetting {
+    /// The node.
+    pub node_id: NodeId,
+    /// Site, rack or team that it is listed under.
+    pub group: Option<String>,
+    /// Free words that it can be chosen by: `web`, `site=berlin`.
+    pub tags: Vec<String>,
+    /// Whether it is to finish what it has and take no more work.
+    pub draining: bool,
+    /// Thresholds of its own, instead of the cluster's.
+    pub thresholds: Option<Thresholds>,
+    /// Until when nothing is said about it.
+    pub muted_until_ms: Option<UnixMs>,
+    /// When it was changed last.
+    pub updated_at_ms: UnixMs,
+}
+
+impl NodeSetting {
+    /// What holds for a node that nothing is set for.
+    pub fn usual(node_id: NodeId) -> Self {
+        Self {
+            node_id,
+            group: None,
+            tags: Vec::new(),
+            draining: false,
+            thresholds: None,
+            muted_until_ms: None,
+            updated_at_ms: 0,
+        }
+    }
+}
+
 /// One point of a node's history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NodePoint {

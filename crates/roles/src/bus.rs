@@ -22,11 +22,17 @@ pub enum Change {
     SettingsChanged,
     /// Nodes, links or machines heard are not what they were.
     RosterChanged,
+    /// Tasks or schedules were added, or are not where they were.
+    TasksChanged,
+    /// A task wrote something.
+    TaskOutput,
+    /// Alerts were raised, changed or cleared.
+    AlertsChanged,
 }
 
 impl Change {
     /// Every change.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::NodeSampled,
         Self::RollupsChanged,
         Self::DiagnosesChanged,
@@ -34,6 +40,9 @@ impl Change {
         Self::TargetsChanged,
         Self::SettingsChanged,
         Self::RosterChanged,
+        Self::TasksChanged,
+        Self::TaskOutput,
+        Self::AlertsChanged,
     ];
 }
 

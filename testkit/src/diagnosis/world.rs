@@ -242,7 +242,7 @@ pub fn usual() -> Vec<Rule> {
 /// What is measured: the sites with all their stages, and the name server by itself.
 fn targets() -> String {
     let mut text =
-        String::from("[probe]\ndefault_targets = false\ntimeout_ms = 2500\ninterval_s = 1\ntargets = [\n");
+        String::from("[probe]\ndefault_targets = false\ntimeout_ms = 900\ninterval_s = 1\ntargets = [\n");
     for number in 0..SITES {
         let (url, object) = (site_url(number), OBJECT_PATH.trim_start_matches('/'));
         text.push_str(&format!("  {{ url = \"{url}\", throughput_url = \"{url}{object}\" }},\n"));

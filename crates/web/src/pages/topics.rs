@@ -104,6 +104,9 @@ pub fn concerns(change: Change, topic: &str) -> bool {
         Change::TargetsChanged => {
             matches!(topic, "verdict" | "first" | "events" | "matrix" | "targets" | "probes" | "setting")
         }
+        Change::TasksChanged => matches!(topic, "tasks" | "task" | "attempts" | "schedules" | "workload"),
+        Change::TaskOutput => topic == "output",
+        Change::AlertsChanged => matches!(topic, "verdict" | "alerts" | "issues" | "notices"),
     }
 }
 
