@@ -4,7 +4,7 @@
 //! engine's word, when they are written is a role's.
 //!
 //! [`Store`] is what callers hold. Behind it is a backend, [`sqlite`] or [`postgres`], a file a noun: `nodes`, `targets`,
-//! `people`, `enrolments`, `partitions`, `rollups`, `seen`, `tiers`, `dead_letters`, `verdicts`, `coordination`,
+//! `node_settings`, `alerts`, `notices`, `people`, `enrolments`, `partitions`, `rollups`, `seen`, `tiers`, `dead_letters`, `verdicts`, `coordination`,
 //! `settings`. The list of everything a backend must do is [`records`]. Shapes that callers pass in and get
 //! back are in [`query`].
 
@@ -22,9 +22,10 @@ use std::path::Path;
 pub use address::{Address, InvalidAddress, PostgresAddress};
 pub use health::{Place, ReadsFrom, ReplicaHealth, StoreHealth, StoreStatus, TableStatus};
 pub use query::{
-    AdmitOutcome, AggregatorBeat, AggregatorRound, CommitOutcome, DeadLetter, DeadLetterCount,
-    DeadLetterQuery, DeadLetterState, IncidentQuery, Ownership, PartitionStatus, PipelineTotals,
-    ProbeSummary, RevisedRollup, RollupQuery, StaleTier, TierCommit, WindowCommit,
+    AdmitOutcome, AggregatorBeat, AggregatorRound, AlertQuery, AlertWrite, CommitOutcome, DeadLetter,
+    DeadLetterCount, DeadLetterQuery, DeadLetterState, HistoryTier, IncidentQuery, NoticeOutcome,
+    NoticeQuery, NoticeState, Ownership, PartitionStatus, PipelineTotals, ProbeSummary, RevisedRollup,
+    RollupQuery, StaleTier, TierCommit, WindowCommit,
 };
 
 /// What a backend said, whatever it is.
