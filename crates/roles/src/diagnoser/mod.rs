@@ -7,9 +7,8 @@
 //! event revises them.
 //!
 //! A window that all pairs have been judged for is looked at as a whole ([`located`]): what is wrong at which
-//! place becomes an incident. Where several diagnosers share a store, one at a time judges ([`lease`]).
+//! place becomes an incident. Where several diagnosers share a store, one at a time judges ([`crate::lease`]).
 
-pub mod lease;
 mod located;
 mod pairs;
 mod places;
@@ -35,8 +34,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::{Bus, Change};
-use lease::Lease;
+use crate::{
+    bus::{Bus, Change},
+    lease::{self, Lease},
+};
 use located::Located;
 use pairs::{PairKey, Pairs, Rewrite};
 use places::Places;
@@ -120,7 +121,8 @@ impl Diagnoser {
     /// Waits for its turn, then follows until told to stop, or somebody else's turn has come.
     async fn lead(&self, stop: &CancellationToken) -> Result<(), StoreError> {
         let Some(owner) = &self.owner else { return self.follow(stop).await };
-        let lease = Lease::new(Arc::clone(&self.store), Arc::clone(&self.clock), owner.clone());
+        let lease =
+            Lease::new(lease::DIAGNOSER, Arc::clone(&self.store), Arc::clone(&self.clock), owner.clone());
         let taken = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             taken = lease.take() => taken,

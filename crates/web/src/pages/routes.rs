@@ -94,6 +94,7 @@ pub fn router() -> Router<Arc<State>> {
         .route("/network", get(show_network))
         .route("/settings", get(async || Redirect::to("/settings/targets")))
         .merge(setting_routes::router())
+        .merge(alerting_forms::router())
         .route("/login", get(show_login).post(sign_in))
         .route("/logout", post(sign_out))
         .route("/theme", post(choose_theme))

@@ -106,7 +106,7 @@ pub fn concerns(change: Change, topic: &str) -> bool {
         }
         Change::TasksChanged => matches!(topic, "tasks" | "task" | "attempts" | "schedules" | "workload"),
         Change::TaskOutput => topic == "output",
-        Change::AlertsChanged => matches!(topic, "verdict" | "alerts" | "issues" | "notices"),
+        Change::AlertsChanged => matches!(topic, "verdict" | "alerts" | "alert-log" | "issues" | "notices"),
     }
 }
 
@@ -114,8 +114,8 @@ pub fn concerns(change: Change, topic: &str) -> bool {
 mod tests {
     use super::*;
     use crate::pages::{
-        incident, incidents, machine, machines, mesh, network, overview, pipeline, probe, settings, target,
-        tokens, topology,
+        alerting, incident, incidents, machine, machines, mesh, network, overview, pipeline, probe, settings,
+        target, tokens, topology,
     };
 
     #[test]
@@ -131,6 +131,7 @@ mod tests {
             target::TOPICS,
             mesh::TOPICS,
             settings::TOPICS,
+            alerting::TOPICS,
             pipeline::TOPICS,
             probe::TOPICS,
             tokens::TOPICS,
