@@ -194,3 +194,143 @@ pub async fn change(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use caelum_drivers::{clock::ManualClock, notify::Notifier};
+    use caelum_engine::hash::mix;
+    use caelum_model::{
+        alert::{Notice, NoticeKind},
+        cluster::Roster,
+        host::{HostIdentity, HostSample},
+        node::LinkFacts,
+    };
+    use caelum_store::NoticeQuery;
+
+    use super::*;
+    use crate::notices::Notices;
+
+    const NODES: usize = 40;
+    const BEGIN_MS: i64 = 1_000_000_000;
+
+    fn node(number: usize, cpu_percent: f64, now_ms: i64) -> Node {
+        Node {
+            node_id: NodeId::parse(&format!("n-{number:02}")).expect("valid"),
+            name: format!("box-{number:02}"),
+            identity: HostIdentity::default(),
+            roles: Vec::new(),
+            version: "1".into(),
+            joined_at_ms: 0,
+            seen_at_ms: now_ms,
+            sample: Some(HostSample { cpu_percent, ..HostSample::default() }),
+            links: LinkFacts::default(),
+        }
+    }
+
+    fn server(store: &Arc<Store>, clock: &Arc<ManualClock>) -> Alerts {
+        Alerts {
+            store: Arc::clone(store),
+            bus: Bus::default(),
+            clock: Arc::clone(clock) as _,
+            cluster: Handle::detached(Roster::default()),
+            owner: None,
+            thresholds: Thresholds::default(),
+        }
+    }
+
+    fn sender(store: &Arc<Store>, clock: &Arc<ManualClock>, name: &str) -> Notices {
+        Notices {
+            store: Arc::clone(store),
+            bus: Bus::default(),
+            clock: Arc::clone(clock) as _,
+            owner: name.to_owned(),
+            notifier: Notifier::new("lab", "").expect("a sender"),
+        }
+    }
+
+    async fn everything(store: &Store) -> Vec<Notice> {
+        store.notices(NoticeQuery { limit: 10_000, ..NoticeQuery::default() }).await.expect("read")
+    }
+
+    /// Three servers that all believe that they lead, and that forget what they know now and then.
+    #[tokio::test]
+    async fn whoever_looks_each_alert_is_told_of_once_and_its_end_once() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Arc::new(Store::open(&directory.path().join("caelum.db")).expect("opens"));
+        let clock = Arc::new(ManualClock::new(BEGIN_MS));
+        let servers = [server(&store, &clock), server(&store, &clock), server(&store, &clock)];
+        let senders = ["a", "b", "c"].map(|name| sender(&store, &clock, name));
+        let mut watches = [Watch::default(), Watch::default(), Watch::default()];
+        for second in 0..260_i64 {
+            let now_ms = BEGIN_MS + second * 1_000;
+            clock.set(now_ms);
+            if second % 20 == 0 {
+                let cpu = if second < 140 { 90.0 } else { 10.0 };
+                for number in 0..NODES {
+                    store.put_node(node(number, cpu, now_ms), None).await.expect("stored");
+                }
+            }
+            let lot = mix(second.unsigned_abs());
+            if lot % 50 == 0 {
+                watches[(lot / 50 % 3) as usize] = Watch::default();
+            }
+            let now = Now { ms: now_ms, wall_ms: now_ms };
+            let [one, two, three] = &mut watches;
+            let looked = tokio::join!(
+                servers[0].look(one, now, BEGIN_MS),
+                servers[1].look(two, now, BEGIN_MS),
+                servers[2].look(three, now, BEGIN_MS)
+            );
+            for looked in [looked.0, looked.1, looked.2] {
+                looked.expect("looks");
+            }
+            let sent = tokio::join!(senders[0].round(), senders[1].round(), senders[2].round());
+            for sent in [sent.0, sent.1, sent.2] {
+                sent.expect("sends");
+            }
+        }
+        let mut by_place: BTreeMap<String, Vec<NoticeKind>> = BTreeMap::new();
+        for notice in everything(&store).await {
+            assert!(notice.sent_at_ms.is_some() && notice.attempts == 1, "{notice:?}");
+            by_place.entry(notice.place).or_default().push(notice.kind);
+        }
+        assert_eq!(by_place.len(), NODES);
+        for (place, kinds) in by_place {
+            assert_eq!(kinds, [NoticeKind::Recovery, NoticeKind::Failure], "{place}");
+        }
+    }
+
+    #[tokio::test]
+    async fn silence_is_counted_from_when_somebody_listened() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Arc::new(Store::open(&directory.path().join("caelum.db")).expect("opens"));
+        let clock = Arc::new(ManualClock::new(BEGIN_MS));
+        let alerts = server(&store, &clock);
+        store.put_node(node(1, 10.0, BEGIN_MS - 3_600_000), None).await.expect("stored");
+        let mut watch = Watch::default();
+        let at = |ms: i64| Now { ms, wall_ms: BEGIN_MS + ms };
+        assert!(!alerts.look(&mut watch, at(119_000), BEGIN_MS).await.expect("looks"));
+        assert!(alerts.look(&mut watch, at(120_000), BEGIN_MS).await.expect("looks"));
+        assert_eq!(everything(&store).await[0].place, "box-01");
+    }
+
+    #[tokio::test]
+    async fn a_notice_for_a_channel_that_is_gone_is_given_up_and_says_so() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Arc::new(Store::open(&directory.path().join("caelum.db")).expect("opens"));
+        let clock = Arc::new(ManualClock::new(BEGIN_MS));
+        let alerts = server(&store, &clock);
+        store.put_node(node(1, 10.0, BEGIN_MS - 3_600_000), None).await.expect("stored");
+        let now = Now { ms: 200_000, wall_ms: BEGIN_MS + 200_000 };
+        alerts.look(&mut Watch::default(), now, BEGIN_MS).await.expect("looks");
+        let none = caelum_model::alert::NoticeSettings { channels: Vec::new(), quiet_hours: Vec::new() };
+        store.put_notice_settings(none).await.expect("stored");
+        clock.set(now.wall_ms);
+        assert_eq!(sender(&store, &clock, "a").round().await.expect("tries"), 1);
+        let notice = everything(&store).await.remove(0);
+        assert_eq!(notice.given_up_at_ms, Some(now.wall_ms));
+        assert!(notice.error.expect("a reason").contains("log"));
+    }
+}

@@ -71,7 +71,7 @@ impl Notices {
     }
 
     /// Takes what is due and tries it; answers how many were tried.
-    async fn round(&self) -> Result<usize, StoreError> {
+    pub(crate) async fn round(&self) -> Result<usize, StoreError> {
         let now_ms = self.clock.now_ms();
         let taken = self.store.claim_notices(self.owner.clone(), now_ms, now_ms + TAKEN_MS, AT_ONCE).await?;
         if taken.is_empty() {
@@ -81,11 +81,12 @@ impl Notices {
         let channels: HashMap<String, ChannelKind> =
             settings.channels.into_iter().map(|channel| (channel.name, channel.kind)).collect();
         let count = taken.len();
-        let settled: Vec<Result<(), StoreError>> = stream::iter(&taken)
-            .map(|notice| self.send(notice, channels.get(&notice.channel)))
-            .buffer_unordered(AT_ONCE)
-            .collect()
-            .await;
+        let sends = taken.into_iter().map(|notice| {
+            let to = channels.get(&notice.channel).cloned();
+            async move { self.send(&notice, to.as_ref()).await }
+        });
+        let settled: Vec<Result<(), StoreError>> =
+            stream::iter(sends).buffer_unordered(AT_ONCE).collect().await;
         settled.into_iter().collect::<Result<(), StoreError>>()?;
         Ok(count)
     }

@@ -65,6 +65,7 @@ pub fn of_incident(
     incident: &Incident,
     kind: NoticeKind,
     now_ms: UnixMs,
+    hush_until_ms: Option<UnixMs>,
     channels: &[NoticeChannel],
 ) -> Vec<Notice> {
     let severity = match incident.severity {
@@ -90,7 +91,7 @@ pub fn of_incident(
         text,
         channel: String::new(),
         created_at_ms: now_ms,
-        next_at_ms: now_ms,
+        next_at_ms: hush_until_ms.unwrap_or(now_ms),
         attempts: 0,
         sent_at_ms: None,
         given_up_at_ms: None,
@@ -104,7 +105,12 @@ fn for_channels(draft: &Notice, channels: &[NoticeChannel]) -> Vec<Notice> {
         .iter()
         .filter(|channel| draft.severity >= channel.least)
         .map(|channel| {
-            let (kind, severity) = (draft.kind.as_str(), draft.severity.as_str());
+            let kind = draft.kind.as_str();
+            // An alert is told of once for each level, an incident once.
+            let severity = match draft.subject {
+                NoticeSubject::Alert => draft.severity.as_str(),
+                NoticeSubject::Incident | NoticeSubject::Test => "",
+            };
             let tail = fnv1a(&format!("{severity}/{}", channel.name));
             Notice {
                 notice_id: format!("{}-{kind}-{tail:016x}", draft.subject_id),

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use super::{
-    assets, charts, counting,
+    alerting_forms, assets, charts, counting,
     format::Zone,
     frame::{self, Reader, Theme},
     gate::{self, Login, Notice},
