@@ -187,10 +187,10 @@ async fn pages_show_alerts_and_escape_what_they_say() {
     for path in ["/", "/machines/busy", "/settings/alerts"] {
         let answer = look(&fixture, path, &cookie).await;
         assert_eq!(answer.status, StatusCode::OK, "{path}");
-        assert!(answer.body.contains("CPU at 97"), "{path}");
-        assert!(!answer.body.contains(HOSTILE), "{path}");
+        assert!(answer.html.contains("CPU at 97"), "{path}");
+        assert!(!answer.html.contains(HOSTILE), "{path}");
     }
-    let html = look(&fixture, "/settings/alerts", &cookie).await.body;
+    let html = look(&fixture, "/settings/alerts", &cookie).await.html;
     for text in ["Acknowledge", "Who is told", "Quiet hours", "Thresholds", "log of the server"] {
         assert!(html.contains(text), "{text}");
     }
