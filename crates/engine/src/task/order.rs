@@ -23,6 +23,9 @@ pub const RETRIES_USUAL: u32 = 3;
 /// Longest word of a requirement, key or name, bytes.
 pub const WORD_MAX: usize = 128;
 
+/// Longest that all requirements of a task are together, bytes: what sets tasks apart is looked up by them.
+const WORDS_MAX: usize = 1_000;
+
 /// Why it is no task.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
@@ -187,6 +190,9 @@ fn one(ask: TaskAsk, known: &BTreeMap<String, TaskId>) -> Result<TaskOrder, Orde
     }
     requirements.sort();
     requirements.dedup();
+    if requirements.iter().map(String::len).sum::<usize>() > WORDS_MAX {
+        return Err(bounds("requirements", format!("must be at most {WORDS_MAX} bytes in all")));
+    }
     if ask.depends_on.len() > DEPENDENCIES_MAX {
         return Err(bounds("depends_on", format!("must be at most {DEPENDENCIES_MAX}")));
     }
