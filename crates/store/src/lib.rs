@@ -4,7 +4,7 @@
 //! engine's word, when they are written is a role's.
 //!
 //! [`Store`] is what callers hold. Behind it is a backend, [`sqlite`] or [`postgres`], a file a noun: `nodes`, `targets`,
-//! `people`, `enrolments`, `partitions`, `rollups`, `seen`, `tiers`, `dead_letters`, `verdicts`, `tasks`, `schedules`, `coordination`,
+//! `node_settings`, `alerts`, `notices`, `people`, `enrolments`, `partitions`, `rollups`, `seen`, `tiers`, `dead_letters`, `verdicts`, `tasks`, `schedules`, `coordination`,
 //! `settings`. The list of everything a backend must do is [`records`]. Shapes that callers pass in and get
 //! back are in [`query`].
 
@@ -23,10 +23,10 @@ use std::path::Path;
 pub use address::{Address, InvalidAddress, PostgresAddress};
 pub use health::{Place, ReadsFrom, ReplicaHealth, StoreHealth, StoreStatus, TableStatus};
 pub use query::{
-    AdmitOutcome, AggregatorBeat, AggregatorRound, CommitOutcome, DeadLetter, DeadLetterCount,
-    DeadLetterQuery, DeadLetterState, IncidentQuery, NodeTasks, Ownership, PartitionStatus, PipelineTotals,
-    ProbeSummary, RevisedRollup, RollupQuery, StaleTier, TaskCounts, TaskQuery, TaskStep, TaskWrote,
-    TierCommit, WindowCommit,
+    AdmitOutcome, AggregatorBeat, AggregatorRound, AlertQuery, AlertWrite, CommitOutcome, DeadLetter,
+    DeadLetterCount, DeadLetterQuery, DeadLetterState, HistoryTier, IncidentQuery, NodeTasks, NoticeOutcome,
+    NoticeQuery, NoticeState, Ownership, PartitionStatus, PipelineTotals, ProbeSummary, RevisedRollup,
+    RollupQuery, StaleTier, TaskCounts, TaskQuery, TaskStep, TaskWrote, TierCommit, WindowCommit,
 };
 
 /// What a backend said, whatever it is.
@@ -80,6 +80,11 @@ impl Store {
             Backend::Sqlite(_) => ReadsFrom::default(),
             Backend::Postgres(postgres) => postgres.reads(),
         }
+    }
+
+    /// Whether other processes may write to the same records.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.backend, Backend::Postgres(_))
     }
 
     /// Waits until every accepted write is durable and closes. Later calls answer `Closed`.

@@ -8,12 +8,13 @@ use caelum_engine::task::Refusal;
 use caelum_model::{
     UnixMs,
     access::{AuditEntry, Token, User},
+    alert::{Alert, Notice, NoticeSettings},
     diagnosis::{Diagnosis, PairStatus},
     event::Family,
     id::{ClientId, NodeId, Offset, PartitionId, TargetId, TaskId},
     incident::Incident,
     join::{Enrolment, JoinToken},
-    node::{Node, NodePoint, Thresholds},
+    node::{Node, NodePoint, NodeSetting, Thresholds},
     probe::ProbeSetting,
     rollup::{Rollup, RollupKey, SeenRanges},
     target::{Target, TargetOrigin},
@@ -21,10 +22,11 @@ use caelum_model::{
 };
 
 use crate::{
-    AdmitOutcome, AggregatorBeat, AggregatorRound, Backend, CommitOutcome, DeadLetter, DeadLetterCount,
-    DeadLetterQuery, IncidentQuery, Ownership, PartitionStatus, PipelineTotals, ProbeSummary, RevisedRollup,
-    RollupQuery, StaleTier, Store, StoreError, StoreHealth, StoreStatus, TaskCounts, TaskQuery, TaskStep,
-    TaskWrote, TierCommit, WindowCommit,
+    AdmitOutcome, AggregatorBeat, AggregatorRound, AlertQuery, AlertWrite, Backend, CommitOutcome,
+    DeadLetter, DeadLetterCount, DeadLetterQuery, HistoryTier, IncidentQuery, NoticeOutcome, NoticeQuery,
+    Ownership, PartitionStatus, PipelineTotals, ProbeSummary, RevisedRollup, RollupQuery, StaleTier, Store,
+    StoreError, StoreHealth, StoreStatus, TaskCounts, TaskQuery, TaskStep, TaskWrote, TierCommit,
+    WindowCommit,
 };
 
 macro_rules! answer {
@@ -183,6 +185,45 @@ records! {
     fn node_points(node_id: &NodeId, from_ms: UnixMs, to_ms: UnixMs, max_points: usize) -> Vec<NodePoint>;
     /// Forgets history from before a time.
     fn drop_node_points(before_ms: UnixMs) -> usize;
+    /// Merges the longer steps of [from, to) of every node's history from the next finer ones, again and again
+    /// with the same result; answers how many there are.
+    fn merge_node_tier(tier: HistoryTier, from_ms: UnixMs, to_ms: UnixMs) -> usize;
+    /// Forgets steps of a length from before a time.
+    fn drop_node_tier(tier: HistoryTier, before_ms: UnixMs) -> usize;
+
+    // node_settings
+    /// What is set for nodes, by id; a node without a setting has none here.
+    fn node_settings() -> Vec<NodeSetting>;
+    /// What is set for one node, if anything is.
+    fn node_setting(node_id: &NodeId) -> Option<NodeSetting>;
+    /// Sets it for one node.
+    fn put_node_setting(setting: NodeSetting);
+
+    // alerts
+    /// Stores changes of alerts and the notices about them, and takes notices back that were not tried yet
+    /// and are about these subjects; all of it or, where another was faster with one of them, nothing and
+    /// false.
+    fn put_alerts(writes: Vec<AlertWrite>, notices: Vec<Notice>, withdrawn: Vec<String>) -> bool;
+    /// Alerts, newest first.
+    fn alerts(query: AlertQuery) -> Vec<Alert>;
+    /// The alert with this id.
+    fn alert(alert_id: &str) -> Option<Alert>;
+    /// Forgets alerts that were over before a time.
+    fn drop_alerts(before_ms: UnixMs) -> usize;
+
+    // notices
+    /// Takes notices that are due and that nobody else has taken, until a time; each counts as an attempt.
+    fn claim_notices(owner: String, now_ms: UnixMs, until_ms: UnixMs, limit: usize) -> Vec<Notice>;
+    /// Says what became of a notice that this owner took. Answers false where it is no longer the owner's.
+    fn settle_notice(notice_id: String, owner: String, outcome: NoticeOutcome) -> bool;
+    /// Notices, newest first.
+    fn notices(query: NoticeQuery) -> Vec<Notice>;
+    /// Forgets notices from before a time, whatever became of them.
+    fn drop_notices(before_ms: UnixMs) -> usize;
+    /// Who is told, and when not; none where nobody set it.
+    fn notice_settings() -> Option<NoticeSettings>;
+    /// Sets who is told, and when not.
+    fn put_notice_settings(settings: NoticeSettings);
 
     // people
     /// Stores a user, replacing one of the same name.
@@ -239,6 +280,8 @@ records! {
     fn expired_leases(now_ms: UnixMs, limit: usize) -> Vec<TaskId>;
     /// Tasks that a node has.
     fn worker_tasks(node_id: &NodeId) -> Vec<Task>;
+    /// Tasks that were called off and that a node still has.
+    fn cancelling_tasks(limit: usize) -> Vec<Task>;
     /// Tasks that match a query, newest first.
     fn tasks(query: TaskQuery) -> Vec<Task>;
     /// The task with this id.

@@ -31,6 +31,7 @@ pub(crate) struct Columns<'a> {
     pub(crate) fence: i64,
     pub(crate) worker: Option<&'a str>,
     pub(crate) lease_until: Option<i64>,
+    pub(crate) is_cancelling: bool,
 }
 
 impl<'a> Columns<'a> {
@@ -42,6 +43,7 @@ impl<'a> Columns<'a> {
             fence: task.fence.cast_signed(),
             worker: task.lease.as_ref().map(|lease| lease.worker.as_str()),
             lease_until: task.lease.as_ref().map(|lease| lease.until_ms),
+            is_cancelling: task.lease.is_some() && task.cancelled_by.is_some(),
         }
     }
 }

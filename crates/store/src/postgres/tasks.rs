@@ -168,6 +168,15 @@ impl Postgres {
         rows.iter().map(|row| from_json(session.operation, row, 0)).collect()
     }
 
+    /// Tasks that were called off and that a node still has.
+    pub async fn cancelling_tasks(&self, most: usize) -> Result<Vec<Task>, StoreError> {
+        let session = self.session("list tasks that are called off").await?;
+        let rows = session
+            .rows("select document from tasks where is_cancelling order by task_id limit $1", &[&limit(most)])
+            .await?;
+        rows.iter().map(|row| from_json(session.operation, row, 0)).collect()
+    }
+
     /// Tasks that match a query, newest first.
     pub async fn tasks(&self, query: TaskQuery) -> Result<Vec<Task>, StoreError> {
         let session = self.session("list tasks").await?;
@@ -454,20 +463,22 @@ async fn put(session: &Session, tasks: impl Iterator<Item = &Task>) -> Result<()
     let completed: Vec<Option<i64>> = tasks.iter().map(|(task, _)| task.completed_at).collect();
     let keys: Vec<Option<&str>> =
         tasks.iter().map(|(task, _)| task.order.idempotency_key.as_deref()).collect();
+    let cancelling: Vec<bool> = tasks.iter().map(|(_, columns)| columns.is_cancelling).collect();
     let documents: Vec<String> = tasks.iter().map(|(task, _)| to_json(task)).collect();
     session
         .execute(
             "insert into tasks (task_id, status, kind, class, priority, created_at, ready_at, age_key,
                 blockers, assigned_node, node_id, fence, worker, lease_until, completed_at, idempotency_key,
-                document)
+                document, is_cancelling)
              select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[],
                 $6::bigint[], $7::bigint[], $8::bigint[], $9::integer[], $10::text[], $11::text[],
-                $12::bigint[], $13::text[], $14::bigint[], $15::bigint[], $16::text[], $17::text[])
+                $12::bigint[], $13::text[], $14::bigint[], $15::bigint[], $16::text[], $17::text[],
+                $18::boolean[])
              on conflict (task_id) do update set status = excluded.status, ready_at = excluded.ready_at,
                 blockers = excluded.blockers, assigned_node = excluded.assigned_node, class = excluded.class,
                 node_id = excluded.node_id, fence = excluded.fence, worker = excluded.worker,
                 lease_until = excluded.lease_until, completed_at = excluded.completed_at,
-                document = excluded.document",
+                document = excluded.document, is_cancelling = excluded.is_cancelling",
             &[
                 &texts(|task| task.task_id.as_str()),
                 &texts(|task| task.status.as_str()),
@@ -486,6 +497,7 @@ async fn put(session: &Session, tasks: impl Iterator<Item = &Task>) -> Result<()
                 &completed,
                 &keys,
                 &documents,
+                &cancelling,
             ],
         )
         .await?;

@@ -163,6 +163,17 @@ impl Sqlite {
         .await
     }
 
+    /// Tasks that were called off and that a node still has.
+    pub async fn cancelling_tasks(&self, limit: usize) -> Result<Vec<Task>, StoreError> {
+        self.read("list tasks that are called off", move |connection| {
+            connection
+                .prepare_cached("select document from tasks where is_cancelling order by task_id limit ?1")?
+                .query_map(params![limit as i64], task_of)?
+                .collect()
+        })
+        .await
+    }
+
     /// Tasks that match a query, newest first.
     pub async fn tasks(&self, query: TaskQuery) -> Result<Vec<Task>, StoreError> {
         self.read("list tasks", move |connection| {
@@ -389,13 +400,14 @@ fn read<'a>(
 fn put<'a>(transaction: &Transaction<'_>, tasks: impl Iterator<Item = &'a Task>) -> rusqlite::Result<()> {
     let mut put = transaction.prepare_cached(
         "insert into tasks (task_id, status, kind, class, priority, created_at, ready_at, age_key, blockers,
-            assigned_node, node_id, fence, worker, lease_until, completed_at, idempotency_key, document)
-         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
+            assigned_node, node_id, fence, worker, lease_until, completed_at, idempotency_key, document,
+            is_cancelling)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)
          on conflict (task_id) do update set status = excluded.status, ready_at = excluded.ready_at,
             blockers = excluded.blockers, assigned_node = excluded.assigned_node, class = excluded.class,
             node_id = excluded.node_id, fence = excluded.fence, worker = excluded.worker,
             lease_until = excluded.lease_until, completed_at = excluded.completed_at,
-            document = excluded.document",
+            document = excluded.document, is_cancelling = excluded.is_cancelling",
     )?;
     for task in tasks {
         let columns = Columns::of(task);
@@ -416,7 +428,8 @@ fn put<'a>(transaction: &Transaction<'_>, tasks: impl Iterator<Item = &'a Task>)
             columns.lease_until,
             task.completed_at,
             task.order.idempotency_key,
-            to_json(task)
+            to_json(task),
+            columns.is_cancelling
         ])?;
     }
     Ok(())

@@ -189,6 +189,13 @@ async fn leases_that_are_over_and_tasks_of_a_node_are_found(records: Records) {
     assert_eq!(store.expired_leases(100, 9).await.expect("lists"), [id("b"), id("a")]);
     let held = store.worker_tasks(&node("n")).await.expect("lists");
     assert_eq!(held.iter().map(|task| task.task_id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert!(store.cancelling_tasks(9).await.expect("lists").is_empty());
+    let cancel = |name: &str| TaskStep {
+        task_id: id(name),
+        event: TaskEvent::CancelRequested { by: "ann".to_owned() },
+    };
+    store.step_tasks(vec![cancel("c")], 10, 1).await.expect("writes");
+    assert_eq!(store.cancelling_tasks(9).await.expect("lists")[0].task_id, id("c"));
     let counts = store.task_counts().await.expect("counts");
     use TaskState::{Leased, Queued, Running};
     assert_eq!(counts.by_status, [(Queued, 1), (Leased, 2), (Running, 1)]);

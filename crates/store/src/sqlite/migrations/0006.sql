@@ -18,6 +18,8 @@ create table tasks (
     fence integer not null,
     worker text,
     lease_until integer,
+    -- Called off, and its node has not let go of it.
+    is_cancelling integer not null,
     completed_at integer,
     idempotency_key text unique,
     document text not null
@@ -27,6 +29,7 @@ create index tasks_by_priority on tasks (class, priority, created_at) where stat
 create index tasks_ready on tasks (ready_at) where status = 'queued' and blockers = 0;
 create index tasks_leased on tasks (lease_until) where lease_until is not null;
 create index tasks_held on tasks (node_id) where lease_until is not null;
+create index tasks_cancelling on tasks (task_id) where is_cancelling;
 create index tasks_assigned on tasks (assigned_node) where status = 'queued' and assigned_node is not null;
 create index tasks_listed on tasks (created_at, task_id);
 create index tasks_by_status on tasks (status, created_at, task_id);
