@@ -11,7 +11,7 @@
 //! [`target`] who measures what, and how. [`discovery`] hears which machines there are, [`membership`] knows which
 //! nodes run, over datagrams
 //! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
-//! are. [`stamp`] measures both ways of a path apart; [`facts`] is what
+//! are. [`task`] is what may become of work, [`placement`] where it goes, [`cron`] when. [`stamp`] measures both ways of a path apart; [`facts`] is what
 //! follows from one measurement.
 
 #![deny(missing_docs)]
@@ -21,6 +21,7 @@ pub mod backlog;
 pub mod budget;
 pub mod cluster;
 pub mod completeness;
+pub mod cron;
 pub mod diagnose;
 pub mod discovery;
 pub mod doctor;
@@ -48,6 +49,7 @@ pub mod selector;
 pub mod sketch;
 pub mod stamp;
 pub mod target;
+pub mod task;
 pub mod timestamp;
 pub mod trace;
 pub mod window;

@@ -22,3 +22,4 @@ pub mod quiet;
 pub mod reporter;
 pub mod sampler;
 pub mod services;
+pub mod tasks;

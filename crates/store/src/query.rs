@@ -2,13 +2,15 @@
 
 use std::hash::{Hash as _, Hasher as _};
 
+use caelum_engine::task::TaskEvent;
 use caelum_model::{
     UnixMs,
     alert::{Alert, AlertStatus},
     event::Family,
-    id::{ClientId, NodeId, Offset, PartitionId},
+    id::{ClientId, NodeId, Offset, PartitionId, TaskId},
     node::Level,
     rollup::{Rollup, RollupKey, SeenRanges},
+    task::{OutputChunk, TaskKind, TaskState},
 };
 
 /// Which rollups to read. Rows come ordered by window, then probe, target, family.
@@ -522,4 +524,64 @@ pub(crate) fn history(node: &str, from: &str, to: &str, stretch: &str) -> String
          ) as steps group by (at_ms - {from}) / {stretch} order by 1",
         thinned.join(", ")
     )
+}
+
+/// Something that happened to a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskStep {
+    /// Which task.
+    pub task_id: TaskId,
+    /// What.
+    pub event: TaskEvent,
+}
+
+/// Something that a task wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskWrote {
+    /// Which task.
+    pub task_id: TaskId,
+    /// The node that says so.
+    pub node_id: NodeId,
+    /// What.
+    pub chunk: OutputChunk,
+}
+
+/// Which tasks, newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TaskQuery {
+    /// Only in one of these states; empty is any.
+    pub status: Vec<TaskState>,
+    /// Only of this kind.
+    pub kind: Option<TaskKind>,
+    /// Only those that this node has, had last, or must do.
+    pub node_id: Option<NodeId>,
+    /// Only those whose document has this text, in whatever case.
+    pub text: Option<String>,
+    /// Only those behind this one in the order of the list (the cursor of a list).
+    pub after: Option<(UnixMs, TaskId)>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// How many tasks there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TaskCounts {
+    /// By state; a state that no task is in is left out.
+    pub by_status: Vec<(TaskState, u64)>,
+    /// By node: those that wait for it and nobody else, those that it was given and has not begun, and those
+    /// that run there. Nodes without any are left out.
+    pub by_node: Vec<NodeTasks>,
+}
+
+/// How many tasks a node has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeTasks {
+    /// Which node.
+    pub node_id: NodeId,
+    /// Waiting for this node and no other.
+    pub queued: u64,
+    /// Given to it.
+    pub leased: u64,
+    /// Running there.
+    pub running: u64,
 }

@@ -4,26 +4,29 @@
 //! The list is the contract: each backend has a method of the same name and shape in the file of the same
 //! noun, and a missing one does not compile.
 
+use caelum_engine::task::Refusal;
 use caelum_model::{
     UnixMs,
     access::{AuditEntry, Token, User},
     alert::{Alert, Notice, NoticeSettings},
     diagnosis::{Diagnosis, PairStatus},
     event::Family,
-    id::{ClientId, NodeId, Offset, PartitionId, TargetId},
+    id::{ClientId, NodeId, Offset, PartitionId, TargetId, TaskId},
     incident::Incident,
     join::{Enrolment, JoinToken},
     node::{Node, NodePoint, NodeSetting, Thresholds},
     probe::ProbeSetting,
     rollup::{Rollup, RollupKey, SeenRanges},
     target::{Target, TargetOrigin},
+    task::{OutputChunk, Schedule, Task},
 };
 
 use crate::{
     AdmitOutcome, AggregatorBeat, AggregatorRound, AlertQuery, AlertWrite, Backend, CommitOutcome,
     DeadLetter, DeadLetterCount, DeadLetterQuery, HistoryTier, IncidentQuery, NoticeOutcome, NoticeQuery,
     Ownership, PartitionStatus, PipelineTotals, ProbeSummary, RevisedRollup, RollupQuery, StaleTier, Store,
-    StoreError, StoreHealth, StoreStatus, TierCommit, WindowCommit,
+    StoreError, StoreHealth, StoreStatus, TaskCounts, TaskQuery, TaskStep, TaskWrote, TierCommit,
+    WindowCommit,
 };
 
 macro_rules! answer {
@@ -259,6 +262,55 @@ records! {
     fn enrolment_by_key(key_sha256: String) -> Option<Enrolment>;
     /// Shuts a node out for good. Answers false where none of that id was admitted.
     fn revoke_node(node_id: &NodeId, now_ms: UnixMs) -> bool;
+
+    // tasks
+    /// Adds tasks, and answers them as they stand: one whose idempotency key is known is the one that has it;
+    /// what it waits for is counted here, and where some of that did not end well it is cancelled.
+    fn add_tasks(tasks: Vec<Task>) -> Vec<Task>;
+    /// Lets things happen to tasks, in order, in one write: each is what the engine says, or refused and then
+    /// nothing. Tasks that waited for one that ends are told in the same write. `chance` is any number.
+    fn step_tasks(steps: Vec<TaskStep>, now_ms: UnixMs, chance: u64) -> Vec<Result<Task, Refusal>>;
+    /// The classes of everything that waits for nothing but a node or its time.
+    fn ready_classes(limit: usize) -> Vec<String>;
+    /// The foremost tasks of each class that can be given to a node now, at most `limit` of each; in the order
+    /// in which they are to be given.
+    fn ready_tasks(classes: Vec<String>, now_ms: UnixMs, limit: usize) -> Vec<Task>;
+    /// When the next task can be given to a node that cannot be now.
+    fn next_ready_at(now_ms: UnixMs) -> Option<UnixMs>;
+    /// Tasks whose lease is over, the longest over first.
+    fn expired_leases(now_ms: UnixMs, limit: usize) -> Vec<TaskId>;
+    /// Tasks that a node has.
+    fn worker_tasks(node_id: &NodeId) -> Vec<Task>;
+    /// Tasks that were called off and that a node still has.
+    fn cancelling_tasks(limit: usize) -> Vec<Task>;
+    /// Tasks that match a query, newest first.
+    fn tasks(query: TaskQuery) -> Vec<Task>;
+    /// The task with this id.
+    fn task(task_id: &TaskId) -> Option<Task>;
+    /// How many tasks there are.
+    fn task_counts() -> TaskCounts;
+    /// Keeps what tasks wrote; answers for each whether it came under the task's newest fencing number. What is
+    /// there already, or is too much, is not kept and answered the same.
+    fn append_output(wrote: Vec<TaskWrote>) -> Vec<bool>;
+    /// What an attempt wrote after a number, in order.
+    fn task_output(task_id: &TaskId, fence: u64, after_seq: Option<u64>, limit: usize) -> Vec<OutputChunk>;
+    /// Forgets tasks that reached a final state before a time, and their output.
+    fn drop_tasks(before_ms: UnixMs, limit: usize) -> usize;
+
+    // schedules
+    /// Every schedule, by name.
+    fn schedules() -> Vec<Schedule>;
+    /// The schedule with this id.
+    fn schedule(schedule_id: &str) -> Option<Schedule>;
+    /// Stores a schedule, replacing one of the same id.
+    fn put_schedule(schedule: Schedule);
+    /// Removes a schedule; its tasks stay. Answers false where there is none of that id.
+    fn remove_schedule(schedule_id: &str) -> bool;
+    /// Schedules whose next time has come.
+    fn due_schedules(now_ms: UnixMs, limit: usize) -> Vec<Schedule>;
+    /// Replaces a schedule and adds the task that comes from it, both or neither, if its next time is still the
+    /// one seen: of two that would do it one does.
+    fn fire_schedule(schedule: Schedule, seen_next_at: Option<UnixMs>, task: Option<Task>) -> bool;
 
     // settings
     /// A fact about the store, such as the id of this node.

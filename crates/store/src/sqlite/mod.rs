@@ -29,9 +29,11 @@ mod partitions;
 mod people;
 mod probes;
 mod rollups;
+mod schedules;
 mod seen;
 mod settings;
 mod targets;
+mod tasks;
 mod tiers;
 mod verdicts;
 

@@ -5,6 +5,7 @@
 mod admission;
 mod alerts;
 mod incidents;
+mod tasks;
 mod windows;
 mod words;
 
