@@ -60,6 +60,7 @@ mod tiles;
 mod tokens;
 mod topics;
 mod topology;
+mod tries;
 mod visits;
 mod waterfall;
 mod words;
