@@ -12,7 +12,7 @@
 //! nodes run, over datagrams
 //! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
 //! are. [`stamp`] measures both ways of a path apart; [`facts`] is what
-//! follows from one measurement.
+//! follows from one measurement. [`worker`] runs tasks.
 
 #![deny(missing_docs)]
 
@@ -50,5 +50,6 @@ pub mod target;
 pub mod timestamp;
 pub mod trace;
 pub mod window;
+pub mod worker;
 
 pub use now::Now;
