@@ -29,7 +29,7 @@ while read -r what id; do
             ;;
     esac
 done
-for one in $groups; do kill -KILL -- "-$one" 2>/dev/null; done
+for one in $groups; do kill -s KILL -- "-$one" 2>/dev/null; done
 "#;
 
 pub(super) struct Guard {
