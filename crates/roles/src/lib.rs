@@ -5,6 +5,7 @@
 
 pub mod aggregator;
 pub mod bus;
+pub mod candidates;
 pub mod census;
 pub mod cluster;
 pub mod diagnoser;
