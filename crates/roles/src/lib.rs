@@ -18,3 +18,4 @@ pub mod probe;
 pub mod reporter;
 pub mod sampler;
 pub mod services;
+pub mod worker;

@@ -25,6 +25,7 @@ mod token;
 mod top;
 mod up;
 mod user;
+mod working;
 
 use std::{
     fs,

@@ -4,6 +4,7 @@
 //! all.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -34,6 +35,8 @@ pub(super) struct HttpData {
     expect_status: Option<Expected>,
     expect_text: Option<String>,
     body: Option<String>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
 }
 
 /// One status, or any of a few.
@@ -112,6 +115,9 @@ impl Visitor {
         let mut request = client.request(method.clone(), &asked.url);
         if let Some(body) = &asked.body {
             request = request.body(body.clone());
+        }
+        for (name, value) in &asked.headers {
+            request = request.header(name, value);
         }
         let began = Instant::now();
         let failed =

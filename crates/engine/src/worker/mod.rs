@@ -15,6 +15,7 @@
 //! - A lease that cannot be renewed ends nothing that runs: this side cannot know what the servers think, and
 //!   a late result is refused by its fencing number. But nothing is *begun* under a lease that ran out here.
 //! - What is refused or abandoned is ended, and nothing is said about it.
+//! - What the node's ceiling does not allow is not begun, and fails: no server can raise a ceiling.
 //! - While it drains, nothing is begun; what was not begun is given back; what runs has until the grace is
 //!   over, and is then ended without a word, so that the servers see its node go away.
 //!
@@ -25,7 +26,7 @@
 //! ```
 //!
 //! # What it does not do
-//! It starts no process, opens no connection, and does not judge what a task is allowed to do.
+//! It starts no process and opens no connection; which task goes where is the servers' choice.
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -33,6 +34,7 @@ use std::{
 };
 
 use caelum_model::{
+    cluster::Ceiling,
     task::{LEASE_MS, OutputChunk, TaskState},
     work::{
         Ending, Held, ITEMS_MAX, POLL_MS, RENEW_MS, TaskLease, WorkAnswer, WorkItem, WorkPoll, WorkReceipt,
@@ -62,6 +64,8 @@ pub struct Config {
     pub slots: u32,
     /// How long running tasks have when it drains, ms.
     pub grace_ms: i64,
+    /// The most that this node lets others do to it, whatever a server says.
+    pub ceiling: Ceiling,
 }
 
 /// What happened.
@@ -457,6 +461,9 @@ impl Worker {
             if room == 0 || is_last_running {
                 continue;
             }
+            if self.refuse(&held) {
+                continue;
+            }
             if let Some(job) = self.jobs.get_mut(&held)
                 && let State::Waiting(lease) = mem::replace(&mut job.state, State::Running)
             {
@@ -464,6 +471,27 @@ impl Worker {
                 outputs.push(Output::Begin(lease));
             }
         }
+    }
+
+    /// Whether a task is more than this node lets others do; it has then failed.
+    fn refuse(&mut self, held: &Held) -> bool {
+        let ceiling = self.config.ceiling;
+        let Some(Job { state, .. }) = self.jobs.get_mut(held) else { return false };
+        let kind = match state {
+            State::Waiting(lease) if lease.task_type.ceiling() > ceiling => lease.task_type,
+            _ => return false,
+        };
+        *state = State::Ended;
+        let error = format!(
+            "this node's ceiling is `{}`, and a task of type `{}` needs `{}`",
+            ceiling.as_str(),
+            kind.as_str(),
+            kind.ceiling().as_str()
+        );
+        let ending =
+            Ending { outcome: TaskState::Failed, exit_code: None, error: Some(error), output_bytes: 0 };
+        self.items.push_back(WorkItem::Finished { held: held.clone(), ending });
+        true
     }
 
     fn report(&mut self, now_ms: i64, outputs: &mut Vec<Output>) {

@@ -6,7 +6,8 @@ use serde_json::json;
 use super::*;
 
 fn worker(slots: u32) -> Worker {
-    Worker::new(Config { worker: "w".to_owned(), slots, grace_ms: 30_000 })
+    let ceiling = Ceiling::Shell;
+    Worker::new(Config { worker: "w".to_owned(), slots, grace_ms: 30_000, ceiling })
 }
 
 fn held(name: &str, fence: u64) -> Held {
@@ -314,4 +315,17 @@ fn a_worker_that_nobody_hears_ends_when_its_grace_is_over() {
     worker.handle(2, Input::Unreceived);
     assert!(!worker.handle(3, Input::Drain).contains(&Output::Drained));
     assert!(worker.handle(30_003, Input::Tick).contains(&Output::Drained));
+}
+
+#[test]
+fn a_node_does_no_more_than_its_ceiling_allows() {
+    let config = Config { worker: "w".to_owned(), slots: 2, grace_ms: 0, ceiling: Ceiling::Tasks };
+    let mut worker = Worker::new(config);
+    worker.handle(0, Input::Tick);
+    let check = TaskLease { task_type: TaskKind::Http, ..lease("b", 1) };
+    let outputs = answer(&mut worker, 1, WorkAnswer { leases: vec![lease("a", 1), check], ..leases(&[]) });
+    assert_eq!(begun(&outputs), ["b/1"]);
+    let items = reported(&outputs).expect("tells");
+    let [WorkItem::Finished { ending, .. }] = &items[..] else { panic!("one item") };
+    assert!(ending.error.as_deref().is_some_and(|error| error.contains("needs `shell`")), "{ending:?}");
 }
