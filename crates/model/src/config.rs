@@ -43,6 +43,8 @@ pub struct Config {
     pub aggregator: Aggregator,
     /// `[diagnoser]`
     pub diagnoser: Diagnoser,
+    /// `[tasks]`
+    pub tasks: Tasks,
     /// `[telemetry]`
     pub telemetry: Telemetry,
 }
@@ -438,6 +440,19 @@ pub struct Diagnoser {
 impl Default for Diagnoser {
     fn default() -> Self {
         Self { history_days: 90, metrics_listen: vec![SocketAddr::from(([127, 0, 0, 1], 9092))] }
+    }
+}
+
+/// `[tasks]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tasks {
+    /// How long tasks are kept that are over, with their output, days.
+    pub history_days: u64,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self { history_days: 30 }
     }
 }
 

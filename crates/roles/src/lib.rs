@@ -18,4 +18,5 @@ pub mod probe;
 pub mod reporter;
 pub mod sampler;
 pub mod services;
+pub mod tasks;
 pub mod worker;

@@ -1,11 +1,12 @@
 //! `caelum run`: a command on nodes of the cluster, its output as it comes, and its exit code.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use caelum_model::task::TaskState;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use super::cluster::{list, text};
 use crate::{
@@ -15,12 +16,12 @@ use crate::{
     output,
 };
 
-/// Time between looks at tasks that run.
-const AGAIN: Duration = Duration::from_millis(150);
+/// Longest that an answer is waited for: a server holds a question about output for 20 s.
+pub(super) const PATIENCE: Duration = Duration::from_secs(45);
 
 /// Runs a command, and ends as it ended.
 pub async fn run(arguments: Run) -> Result<Exit> {
-    let server = Client::new(&arguments.client)?;
+    let server = Client::new(&arguments.client)?.with_patience(PATIENCE);
     let places = places(&server, &arguments).await?;
     let mut tasks = Vec::new();
     for (node, words) in places {
@@ -36,10 +37,10 @@ pub async fn run(arguments: Run) -> Result<Exit> {
         return Ok(Exit::Fine);
     }
     let names = if tasks.len() > 1 { names(&server).await? } else { HashMap::new() };
-    let codes = follow(&server, &tasks, &names, arguments.client.json).await?;
+    let codes = follow(server, &tasks, names, arguments.client.json).await?;
     let code = match codes.as_slice() {
         [one] => *one,
-        many => many.iter().copied().find(|code| *code != 0).map_or(0, |_| 1),
+        many => i32::from(many.iter().any(|code| *code != 0)),
     };
     match code {
         0 => Ok(Exit::Fine),
@@ -156,70 +157,95 @@ fn can_run(node: &Value) -> bool {
     node["ceiling"] == "shell" && node["status"] != "offline" && node["status"] != "draining"
 }
 
-/// What a task wrote, read piece by piece.
+/// What a task wrote, read piece by piece over all its attempts.
 pub(super) struct Output {
     task_id: String,
-    after: Option<String>,
+    fence: Option<u64>,
+    after: Option<u64>,
+}
+
+/// A piece of it.
+pub(super) struct Piece {
+    /// What was written.
+    pub(super) chunks: Vec<Value>,
+    /// Whether nothing more will come.
+    pub(super) is_over: bool,
 }
 
 impl Output {
-    /// Of this task, from its beginning.
+    /// Of this task, from the beginning of its newest attempt.
     pub(super) fn of(task_id: &str) -> Self {
-        Self { task_id: task_id.to_owned(), after: None }
+        Self { task_id: task_id.to_owned(), fence: None, after: None }
     }
 
-    /// What was written since it was last read.
-    pub(super) async fn read(&mut self, server: &Client) -> Result<Vec<Value>> {
-        let mut chunks = Vec::new();
-        loop {
-            let mut path = format!("/api/tasks/{}/output", segment(&self.task_id));
-            if let Some(after) = &self.after {
-                path.push_str(&format!("?after={}", segment(after)));
-            }
-            let answer = server.ask(Method::GET, &path, None).await?;
-            let page: Vec<Value> = list(&answer, "output").cloned().collect();
-            let Some(last) = page.last() else { return Ok(chunks) };
-            self.after = Some(format!("{}.{}", last["fence"], last["seq"]));
-            chunks.extend(page);
+    /// What was written since it was last read; where it is followed, the answer waits for something.
+    pub(super) async fn read(&mut self, server: &Client, is_followed: bool) -> Result<Piece> {
+        let mut path = format!("/api/tasks/{}/output?follow={is_followed}", segment(&self.task_id));
+        for (name, value) in [("fence", self.fence), ("after", self.after)] {
+            path.extend(value.map(|value| format!("&{name}={value}")));
         }
+        let answer = server.ask(Method::GET, &path, None).await?;
+        let is_final = answer["status"].as_str().and_then(TaskState::parse).is_none_or(TaskState::is_final);
+        let is_complete = answer["is_complete"] == true;
+        if is_complete && !is_final {
+            // That attempt is over, and another one begins.
+            (self.fence, self.after) = (None, None);
+        } else {
+            // Before the first attempt there is nothing to stay with.
+            self.fence = answer["fence"].as_u64().filter(|fence| *fence > 0);
+            self.after = answer["next_after"].as_u64();
+        }
+        Ok(Piece { chunks: list(&answer, "output").cloned().collect(), is_over: is_complete && is_final })
     }
 }
 
 /// Shows what tasks write until all have ended; answers their exit codes.
 async fn follow(
-    server: &Client,
+    server: Client,
     tasks: &[String],
-    names: &HashMap<String, String>,
+    names: HashMap<String, String>,
     json: bool,
 ) -> Result<Vec<i32>> {
-    let mut outputs: Vec<Output> = tasks.iter().map(|id| Output::of(id)).collect();
-    let mut lines: Vec<Lines> = tasks.iter().map(|_| Lines::default()).collect();
-    let mut codes: Vec<Option<i32>> = vec![None; tasks.len()];
+    let (server, names) = (Arc::new(server), Arc::new(names));
+    let mut following = JoinSet::new();
+    for id in tasks.iter().cloned() {
+        let (server, names) = (Arc::clone(&server), Arc::clone(&names));
+        following.spawn(async move { follow_one(&server, &id, &names, json).await });
+    }
+    let mut codes = Vec::new();
+    while let Some(followed) = following.join_next().await {
+        codes.push(followed.context("follow a task")??);
+    }
+    Ok(codes)
+}
+
+/// Follows one task to its end. Where there are several, `names` says what nodes are called.
+async fn follow_one(server: &Client, id: &str, names: &HashMap<String, String>, json: bool) -> Result<i32> {
+    let (mut output, mut lines) = (Output::of(id), Lines::default());
+    let mut name: Option<String> = None;
     loop {
-        for (at, id) in tasks.iter().enumerate() {
-            if codes[at].is_some() {
-                continue;
-            }
+        let piece = output.read(server, true).await?;
+        if piece.is_over || (!piece.chunks.is_empty() && name.is_none()) {
             let task = server.ask(Method::GET, &format!("/api/tasks/{}", segment(id)), None).await?;
             let last = task["attempts"].as_array().and_then(|attempts| attempts.last());
             let node = last.map_or("", |attempt| text(&attempt["node_id"]));
-            let name = (tasks.len() > 1).then(|| names.get(node).map_or(node, String::as_str));
-            for chunk in outputs[at].read(server).await? {
-                show(&chunk, json, name, &mut lines[at])?;
-            }
+            name = (!names.is_empty()).then(|| names.get(node).map_or(node, String::as_str).to_owned());
+            let name = name.as_deref();
             let state = task["status"].as_str().and_then(TaskState::parse);
-            if let Some(state) = state.filter(|state| state.is_final()) {
-                lines[at].end(name)?;
-                codes[at] = Some(code_of(state, last));
+            if let Some(state) = state.filter(|state| piece.is_over && state.is_final()) {
+                for chunk in &piece.chunks {
+                    show(chunk, json, name, &mut lines)?;
+                }
+                lines.end(name)?;
                 if state != TaskState::Succeeded && !json {
                     complain(name, &task, state);
                 }
+                return Ok(code_of(state, last));
             }
         }
-        if codes.iter().all(Option::is_some) {
-            return Ok(codes.into_iter().flatten().collect());
+        for chunk in &piece.chunks {
+            show(chunk, json, name.as_deref(), &mut lines)?;
         }
-        tokio::time::sleep(AGAIN).await;
     }
 }
 

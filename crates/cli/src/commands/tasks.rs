@@ -1,7 +1,7 @@
 //! `caelum tasks`, `caelum logs` and `caelum schedules`: work that was asked for, what it wrote, and when it is
 //! asked for again.
 
-use std::{fs, io::Read as _, time::Duration};
+use std::{fs, io::Read as _};
 
 use anyhow::{Context as _, Result, bail};
 use caelum_engine::timestamp;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{
     cluster::{list, text},
     counting::{age, now_ms},
-    run::{Output, wishes},
+    run::{Output, PATIENCE, wishes},
 };
 use crate::{
     arguments::{Logs, OneSchedule, OneTask, Schedules, TaskFilter, Tasks, TasksCommand},
@@ -80,9 +80,12 @@ fn called_off(task: &Value) -> &str {
 
 async fn listed(filter: TaskFilter) -> Result<Exit> {
     let mut path = format!("/api/tasks?limit={}", filter.limit);
-    for (name, value) in
-        [("status", &filter.status), ("kind", &filter.kind), ("node", &filter.node), ("text", &filter.text)]
-    {
+    for (name, value) in [
+        ("status", &filter.status),
+        ("task_type", &filter.kind),
+        ("node", &filter.node),
+        ("text", &filter.text),
+    ] {
         if let Some(value) = value {
             path.push_str(&format!("&{name}={}", segment(value)));
         }
@@ -178,21 +181,17 @@ fn shown(task: &Value, now_ms: i64) -> String {
 
 /// Prints what a task wrote.
 pub async fn logs(arguments: Logs) -> Result<Exit> {
-    const AGAIN: Duration = Duration::from_millis(300);
-    let client = Client::new(&arguments.client)?;
+    let client = Client::new(&arguments.client)?.with_patience(PATIENCE);
     let mut output = Output::of(&arguments.id);
     loop {
-        // Asked before the output, so that what was written until the end is read.
-        let task = client.ask(Method::GET, &format!("/api/tasks/{}", segment(&arguments.id)), None).await?;
-        for chunk in output.read(&client).await? {
-            let words = if arguments.client.json { format!("{chunk}\n") } else { raw(&chunk) };
+        let piece = output.read(&client, arguments.follow).await?;
+        for chunk in &piece.chunks {
+            let words = if arguments.client.json { format!("{chunk}\n") } else { raw(chunk) };
             output::print(&words)?;
         }
-        let is_over = task["status"].as_str().and_then(TaskState::parse).is_none_or(TaskState::is_final);
-        if is_over || !arguments.follow {
+        if piece.is_over || (!arguments.follow && piece.chunks.is_empty()) {
             return Ok(Exit::Fine);
         }
-        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -204,7 +203,7 @@ fn raw(chunk: &Value) -> String {
 pub async fn schedules(command: Schedules) -> Result<Exit> {
     match command {
         Schedules::List(arguments) => {
-            let answer = Client::new(&arguments)?.ask(Method::GET, "/api/schedules?limit=500", None).await?;
+            let answer = Client::new(&arguments)?.ask(Method::GET, "/api/schedules", None).await?;
             say(arguments.json, &answer, || {
                 let rows: Vec<Vec<String>> = list(&answer, "schedules").map(schedule_row).collect();
                 if rows.is_empty() {
@@ -229,7 +228,7 @@ pub async fn schedules(command: Schedules) -> Result<Exit> {
             }
             let missed = if skip_missed { "skip" } else { "run_once" };
             let body = json!({
-                "name": name, "cron": cron, "time_zone": time_zone, "missed": missed, "order": order,
+                "name": name, "cron": cron, "time_zone": time_zone, "missed": missed, "task": order,
             });
             let answer = server.ask(Method::POST, "/api/schedules", Some(&body)).await?;
             say(client.json, &answer, || match answer["next_at"].as_i64() {
@@ -262,7 +261,7 @@ fn schedule_row(schedule: &Value) -> Vec<String> {
 
 async fn change(one: OneSchedule, method: Method, body: Option<Value>, words: &str) -> Result<Exit> {
     let server = Client::new(&one.client)?;
-    let known = server.ask(Method::GET, "/api/schedules?limit=500", None).await?;
+    let known = server.ask(Method::GET, "/api/schedules", None).await?;
     let is_meant = |known: &&Value| known["schedule_id"] == one.schedule || known["name"] == one.schedule;
     let id = list(&known, "schedules").find(is_meant).and_then(|known| known["schedule_id"].as_str());
     let Some(id) = id else {

@@ -595,6 +595,12 @@ pub static KEYS: &[Key] = &[
         Addresses(diagnoser.metrics_listen),
         "Where `caelum diagnoser` answers /health and /metrics, without a login."
     ),
+    key!(
+        "tasks",
+        "history_days",
+        Whole(tasks.history_days, range: (1, 3650), unit: "days"),
+        "How long tasks are kept that are over, with what they wrote."
+    ),
     Key {
         section: "telemetry",
         name: "log_level",
