@@ -4,8 +4,10 @@
 //! Ages are by the observer's clock; the node's own is never looked at.
 
 use caelum_model::{
+    UnixMs,
+    cluster::{Liveness, Member, Roster},
     host::HostSample,
-    node::{Issue, Level, Metric, Threshold, Thresholds},
+    node::{Issue, Level, Metric, Node, Threshold, Thresholds},
 };
 
 /// The level of a node and everything that crosses a threshold, worst first.
@@ -24,6 +26,19 @@ pub struct Presence<'a> {
     pub age_ms: i64,
     /// Why membership believes that it is gone, if it does.
     pub gone: Option<&'a str>,
+}
+
+/// Judges a node as it is recorded and as membership sees it. One that was registered by hand and has not said
+/// anything yet is offline.
+pub fn of_node(node: &Node, roster: &Roster, now_ms: UnixMs, thresholds: &Thresholds) -> Health {
+    let member = roster.members.iter().find(|member| member.node_id == node.node_id);
+    let is_gone = |member: &&Member| matches!(member.liveness, Liveness::Dead | Liveness::Left);
+    let gone = match node.is_heard() {
+        true => member.filter(is_gone).map(|member| member.because.as_str()),
+        false => Some("not heard yet"),
+    };
+    let presence = Presence { age_ms: now_ms - node.seen_at_ms, gone };
+    health(node.sample.as_ref(), node.identity.cpu_cores, presence, thresholds)
 }
 
 /// Judges a sample. A node that has not sent one yet is offline from its time-out on and healthy before, with

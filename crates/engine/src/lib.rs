@@ -11,8 +11,8 @@
 //! [`target`] who measures what, and how. [`discovery`] hears which machines there are, [`membership`] knows which
 //! nodes run, over datagrams
 //! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
-//! are. [`stamp`] measures both ways of a path apart; [`facts`] is what
-//! follows from one measurement.
+//! are. [`task`] is what may become of work, [`placement`] where it goes, [`cron`] when, and [`worker`] does it.
+//! [`stamp`] measures both ways of a path apart; [`facts`] is what follows from one measurement.
 
 #![deny(missing_docs)]
 
@@ -20,6 +20,7 @@ pub mod backlog;
 pub mod budget;
 pub mod cluster;
 pub mod completeness;
+pub mod cron;
 pub mod diagnose;
 pub mod discovery;
 pub mod doctor;
@@ -47,8 +48,10 @@ pub mod selector;
 pub mod sketch;
 pub mod stamp;
 pub mod target;
+pub mod task;
 pub mod timestamp;
 pub mod trace;
 pub mod window;
+pub mod worker;
 
 pub use now::Now;

@@ -35,12 +35,16 @@ pub struct Config {
     pub health: Thresholds,
     /// `[probe]`
     pub probe: Probe,
+    /// `[worker]`
+    pub worker: Worker,
     /// `[ingest]`
     pub ingest: Ingest,
     /// `[aggregator]`
     pub aggregator: Aggregator,
     /// `[diagnoser]`
     pub diagnoser: Diagnoser,
+    /// `[tasks]`
+    pub tasks: Tasks,
     /// `[telemetry]`
     pub telemetry: Telemetry,
 }
@@ -240,6 +244,27 @@ impl Default for Agent {
     }
 }
 
+/// Running tasks on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Worker {
+    /// Whether this process runs tasks, as far as the node's ceiling allows.
+    pub enabled: bool,
+    /// Tasks that run at once; 0 means as many as there are logical processors.
+    pub slots: u64,
+    /// How long running tasks have to end when the process is told to stop, s.
+    pub grace_s: u64,
+    /// Time between asking a task's processes to end and killing them, ms.
+    pub kill_after_ms: u64,
+    /// The shell of tasks; none means /bin/sh.
+    pub shell: Option<String>,
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self { enabled: true, slots: 0, grace_s: 30, kill_after_ms: 2_000, shell: None }
+    }
+}
+
 /// A target as configured; what is absent is taken from [`Probe`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProbeTarget {
@@ -415,6 +440,19 @@ pub struct Diagnoser {
 impl Default for Diagnoser {
     fn default() -> Self {
         Self { history_days: 90, metrics_listen: vec![SocketAddr::from(([127, 0, 0, 1], 9092))] }
+    }
+}
+
+/// `[tasks]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tasks {
+    /// How long tasks are kept that are over, with their output, days.
+    pub history_days: u64,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self { history_days: 30 }
     }
 }
 

@@ -5,13 +5,14 @@
 //! `engine`, records are kept by `store`, bytes are moved by `drivers` and `queue`.
 //!
 //! Reading order: [`id`], [`event`], [`details`], [`rollup`], [`diagnosis`], [`incident`], then [`host`],
-//! [`node`], [`target`], [`probe`],
+//! [`node`], [`alert`], [`target`], [`probe`],
 //! [`access`], [`config`], [`trace`] and [`wire`]; for work [`task`] and [`work`]; for discovery and links [`cluster`], [`beacon`], [`envelope`] and
 //! [`join`].
 
 #![deny(missing_docs)]
 
 pub mod access;
+pub mod alert;
 pub mod beacon;
 pub mod cluster;
 pub mod config;

@@ -61,6 +61,27 @@ pub struct Thresholds {
     pub load_per_core: bool,
     /// Silence after which a node is offline, s.
     pub heartbeat_timeout_s: u64,
+    /// How long a threshold must be reached before there is an alert, s.
+    #[serde(default = "alert_hold_s")]
+    pub alert_hold_s: u64,
+    /// How long a value must be below its threshold by the margin before its alert is over, s.
+    #[serde(default = "alert_clear_s")]
+    pub alert_clear_s: u64,
+    /// How far below, points of a percentage; for load, percent of the threshold, twice as many.
+    #[serde(default = "alert_margin")]
+    pub alert_margin: f64,
+}
+
+fn alert_hold_s() -> u64 {
+    30
+}
+
+fn alert_clear_s() -> u64 {
+    60
+}
+
+fn alert_margin() -> f64 {
+    5.0
 }
 
 impl Default for Thresholds {
@@ -73,6 +94,9 @@ impl Default for Thresholds {
             load: Threshold { warning: 4.0, critical: 8.0 },
             load_per_core: false,
             heartbeat_timeout_s: 120,
+            alert_hold_s: alert_hold_s(),
+            alert_clear_s: alert_clear_s(),
+            alert_margin: alert_margin(),
         }
     }
 }
@@ -145,6 +169,13 @@ pub struct Node {
     /// What only nodes that linked have told.
     #[serde(default)]
     pub links: LinkFacts,
+}
+
+impl Node {
+    /// Whether it has ever said anything; one that was registered by hand has not at first.
+    pub fn is_heard(&self) -> bool {
+        self.sample.is_some() || !self.version.is_empty()
+    }
 }
 
 /// What a node told when it linked.

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{UnixMs, id::NodeId, id::TaskId};
+use crate::{UnixMs, cluster::Ceiling, id::NodeId, id::TaskId};
 
 /// Priorities go from here …
 pub const PRIORITY_MIN: i32 = 0;
@@ -53,6 +53,19 @@ pub enum TaskKind {
 impl TaskKind {
     /// Every kind.
     pub const ALL: [Self; 6] = [Self::Shell, Self::Script, Self::Http, Self::Fetch, Self::Probe, Self::Ssh];
+
+    /// Reads the wire spelling.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+
+    /// What a node must let others do to be given one: a file put anywhere is as good as a command.
+    pub const fn ceiling(self) -> Ceiling {
+        match self {
+            Self::Shell | Self::Script | Self::Fetch | Self::Ssh => Ceiling::Shell,
+            Self::Http | Self::Probe => Ceiling::Tasks,
+        }
+    }
 
     /// The wire spelling.
     pub const fn as_str(self) -> &'static str {
@@ -196,6 +209,44 @@ pub struct Attempt {
     pub output_bytes: u64,
 }
 
+/// What somebody asks for, before it is checked. What is left out has its usual value.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TaskAsk {
+    /// A kind (`shell`, `script`, `http`, `fetch`, `probe`, `ssh`), or `python`, `git`, `test`, `build`, `deploy`
+    /// for a script.
+    pub task_type: String,
+    /// With what; what belongs in it follows from the kind.
+    #[schema(value_type = Object)]
+    pub task_data: Value,
+    /// 0 to 100, the larger is sooner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i32>,
+    /// How often it is tried again after a fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_retries: Option<u32>,
+    /// How long one attempt may take, s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u64>,
+    /// Words that the node must have.
+    pub requirements: Vec<String>,
+    /// The node that must do it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assigned_node: Option<String>,
+    /// Tasks that must have ended well before: ids, or keys of tasks that are asked for in the same breath.
+    pub depends_on: Vec<String>,
+    /// What others that are asked for in the same breath call it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// A second order with the same key is the same task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// What happens when its node goes away with it.
+    pub promise: Promise,
+    /// Not before this.
+    pub not_before_ms: UnixMs,
+}
+
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TaskOrder {
@@ -248,7 +299,8 @@ pub struct Task {
     pub blockers: u32,
     /// The fencing number of the newest lease; 0 before the first.
     pub fence: u64,
-    /// Attempts that ended with a fault, lost ones included: what the retries are counted by.
+    /// Attempts that ended with a fault: what the retries are counted by. A node that went away with it is
+    /// none, unless it happens again and again.
     pub faults: u32,
     /// When it may be given to a node: later than asked for after a fault.
     pub ready_at: UnixMs,

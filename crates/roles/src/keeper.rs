@@ -11,6 +11,9 @@ const INTERVAL: Duration = Duration::from_secs(300);
 /// Rows dropped in one write, so that others get their turn.
 const ROWS_A_WRITE: usize = 5_000;
 
+/// Tasks dropped in one write; each may have much output.
+const TASKS_A_WRITE: usize = 200;
+
 const HOUR_MS: i64 = 3_600_000;
 
 /// What the keeper stands on.
@@ -25,6 +28,8 @@ pub struct Keeper {
     pub rollup_days: Vec<(i64, u64)>,
     /// How long verdicts are kept, days.
     pub verdict_days: u64,
+    /// How long tasks are kept that are over, with their output, days.
+    pub task_days: u64,
 }
 
 impl Keeper {
@@ -51,6 +56,8 @@ impl Keeper {
             while self.store.drop_rollups(*width_ms, from_ms, ROWS_A_WRITE).await? == ROWS_A_WRITE {}
         }
         self.store.drop_diagnoses(ago(self.verdict_days.saturating_mul(24))).await?;
+        let before_ms = ago(self.task_days.saturating_mul(24));
+        while self.store.drop_tasks(before_ms, TASKS_A_WRITE).await? == TASKS_A_WRITE {}
         self.store.drop_pairs(ago(self.verdict_days.saturating_mul(24))).await?;
         Ok(())
     }

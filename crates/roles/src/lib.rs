@@ -5,6 +5,7 @@
 
 pub mod aggregator;
 pub mod bus;
+pub mod candidates;
 pub mod census;
 pub mod cluster;
 pub mod diagnoser;
@@ -17,3 +18,5 @@ pub mod probe;
 pub mod reporter;
 pub mod sampler;
 pub mod services;
+pub mod tasks;
+pub mod worker;

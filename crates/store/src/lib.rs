@@ -1,10 +1,10 @@
-//! Durable records: nodes, samples, targets, people, tokens, enrolments, partitions, rollups, verdicts.
+//! Durable records: nodes, samples, targets, people, tokens, enrolments, partitions, rollups, verdicts, tasks.
 //!
 //! Only this crate speaks SQL. It keeps what it is given and decides nothing: which rows change is the
 //! engine's word, when they are written is a role's.
 //!
 //! [`Store`] is what callers hold. Behind it is a backend, [`sqlite`] or [`postgres`], a file a noun: `nodes`, `targets`,
-//! `people`, `enrolments`, `partitions`, `rollups`, `seen`, `tiers`, `dead_letters`, `verdicts`, `coordination`,
+//! `node_settings`, `alerts`, `notices`, `people`, `enrolments`, `partitions`, `rollups`, `seen`, `tiers`, `dead_letters`, `verdicts`, `tasks`, `schedules`, `coordination`,
 //! `settings`. The list of everything a backend must do is [`records`]. Shapes that callers pass in and get
 //! back are in [`query`].
 
@@ -16,15 +16,17 @@ pub mod postgres;
 pub mod query;
 mod records;
 pub mod sqlite;
+mod tasks;
 
 use std::path::Path;
 
 pub use address::{Address, InvalidAddress, PostgresAddress};
 pub use health::{Place, ReadsFrom, ReplicaHealth, StoreHealth, StoreStatus, TableStatus};
 pub use query::{
-    AdmitOutcome, AggregatorBeat, AggregatorRound, CommitOutcome, DeadLetter, DeadLetterCount,
-    DeadLetterQuery, DeadLetterState, IncidentQuery, Ownership, PartitionStatus, PipelineTotals,
-    ProbeSummary, RevisedRollup, RollupQuery, StaleTier, TierCommit, WindowCommit,
+    AdmitOutcome, AggregatorBeat, AggregatorRound, AlertQuery, AlertWrite, CommitOutcome, DeadLetter,
+    DeadLetterCount, DeadLetterQuery, DeadLetterState, HistoryTier, IncidentQuery, NodeTasks, NoticeOutcome,
+    NoticeQuery, NoticeState, Ownership, PartitionStatus, PipelineTotals, ProbeSummary, RevisedRollup,
+    RollupQuery, StaleTier, TaskCounts, TaskQuery, TaskStep, TaskWrote, TierCommit, WindowCommit,
 };
 
 /// What a backend said, whatever it is.
@@ -78,6 +80,11 @@ impl Store {
             Backend::Sqlite(_) => ReadsFrom::default(),
             Backend::Postgres(postgres) => postgres.reads(),
         }
+    }
+
+    /// Whether other processes may write to the same records.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.backend, Backend::Postgres(_))
     }
 
     /// Waits until every accepted write is durable and closes. Later calls answer `Closed`.

@@ -2,11 +2,15 @@
 
 use std::hash::{Hash as _, Hasher as _};
 
+use caelum_engine::task::TaskEvent;
 use caelum_model::{
     UnixMs,
+    alert::{Alert, AlertStatus},
     event::Family,
-    id::{ClientId, Offset, PartitionId},
+    id::{ClientId, NodeId, Offset, PartitionId, TaskId},
+    node::Level,
     rollup::{Rollup, RollupKey, SeenRanges},
+    task::{OutputChunk, TaskKind, TaskState},
 };
 
 /// Which rollups to read. Rows come ordered by window, then probe, target, family.
@@ -335,4 +339,220 @@ pub struct IncidentQuery {
     pub after: Option<(UnixMs, String)>,
     /// At most so many.
     pub limit: usize,
+}
+
+/// Which alerts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AlertQuery {
+    /// Only those that stand, or only those that are over.
+    pub is_open: Option<bool>,
+    /// Only of this status.
+    pub status: Option<AlertStatus>,
+    /// Only of this severity.
+    pub severity: Option<Level>,
+    /// Only of this node.
+    pub node_id: Option<NodeId>,
+    /// Only those behind this one in the order of the list, newest first (the cursor of a list).
+    pub after: Option<(UnixMs, String)>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A change of an alert.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AlertWrite {
+    /// The alert as it is to be.
+    pub alert: Alert,
+    /// The revision it had when it was looked at; none for a new one.
+    pub seen: Option<u64>,
+}
+
+/// What became of a notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoticeState {
+    /// It is to be sent, now or later.
+    Waiting,
+    /// It was sent.
+    Sent,
+    /// It could not be sent for too long.
+    GivenUp,
+}
+
+/// Which notices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NoticeQuery {
+    /// Only those of which this became.
+    pub state: Option<NoticeState>,
+    /// Only about this alert or incident.
+    pub subject_id: Option<String>,
+    /// Only those behind this one in the order of the list, newest first (the cursor of a list).
+    pub after: Option<(UnixMs, String)>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// How an attempt to send a notice ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoticeOutcome {
+    /// It was sent.
+    Sent {
+        /// When.
+        at_ms: UnixMs,
+    },
+    /// It is to be tried again.
+    Later {
+        /// When.
+        next_at_ms: UnixMs,
+        /// What went wrong.
+        error: String,
+    },
+    /// It is not tried again.
+    GivenUp {
+        /// When that was decided.
+        at_ms: UnixMs,
+        /// What went wrong.
+        error: String,
+    },
+}
+
+/// What an outcome writes: the next attempt, when it was sent, when it was given up, what went wrong.
+type OutcomeColumns = (Option<UnixMs>, Option<UnixMs>, Option<UnixMs>, Option<String>);
+
+impl NoticeOutcome {
+    pub(crate) fn columns(self) -> OutcomeColumns {
+        match self {
+            Self::Sent { at_ms } => (None, Some(at_ms), None, None),
+            Self::Later { next_at_ms, error } => (Some(next_at_ms), None, None, Some(error)),
+            Self::GivenUp { at_ms, error } => (None, None, Some(at_ms), Some(error)),
+        }
+    }
+}
+
+/// A length of the steps of a node's history beyond its samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HistoryTier {
+    /// A minute, from samples.
+    Minute,
+    /// An hour, from minutes.
+    Hour,
+}
+
+impl HistoryTier {
+    /// Every length, shortest first.
+    pub const ALL: [Self; 2] = [Self::Minute, Self::Hour];
+
+    /// Columns of a step, in their order in the table.
+    pub(crate) const COLUMNS: [&'static str; 17] = [
+        "node_id",
+        "width_ms",
+        "at_ms",
+        "samples",
+        "cpu_percent",
+        "memory_percent",
+        "swap_percent",
+        "disk_percent",
+        "load_1",
+        "load_5",
+        "load_15",
+        "disk_read_bytes_per_s",
+        "disk_written_bytes_per_s",
+        "received_bytes_per_s",
+        "sent_bytes_per_s",
+        "temperature_celsius",
+        "process_count",
+    ];
+
+    /// Its length, ms.
+    pub fn width_ms(self) -> i64 {
+        match self {
+            Self::Minute => 60_000,
+            Self::Hour => 3_600_000,
+        }
+    }
+
+    /// The query that makes its steps: means weighed by what went into each part, the largest temperature and
+    /// number of processes. `width`, `from` and `to` are how the parameters are written.
+    pub(crate) fn merged(self, width: &str, from: &str, to: &str) -> String {
+        let (parts, weight) = match self {
+            Self::Minute => (format!("node_points where at_ms >= {from} and at_ms < {to}"), "1"),
+            Self::Hour => {
+                let finer = Self::Minute.width_ms();
+                let parts =
+                    format!("node_tiers where width_ms = {finer} and at_ms >= {from} and at_ms < {to}");
+                (parts, "samples")
+            }
+        };
+        let start = format!("at_ms / {width} * {width}");
+        let merged: Vec<String> = Self::COLUMNS[4..]
+            .iter()
+            .map(|name| match *name {
+                "temperature_celsius" | "process_count" => format!("max({name})"),
+                _ => format!("sum({name} * {weight}) / sum(case when {name} is not null then {weight} end)"),
+            })
+            .collect();
+        format!(
+            "select node_id, {width}, {start}, sum({weight}), {} from {parts} group by node_id, {start}",
+            merged.join(", ")
+        )
+    }
+}
+
+/// Something that happened to a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskStep {
+    /// Which task.
+    pub task_id: TaskId,
+    /// What.
+    pub event: TaskEvent,
+}
+
+/// Something that a task wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskWrote {
+    /// Which task.
+    pub task_id: TaskId,
+    /// The node that says so.
+    pub node_id: NodeId,
+    /// What.
+    pub chunk: OutputChunk,
+}
+
+/// Which tasks, newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TaskQuery {
+    /// Only in one of these states; empty is any.
+    pub status: Vec<TaskState>,
+    /// Only of this kind.
+    pub kind: Option<TaskKind>,
+    /// Only those that this node has, had last, or must do.
+    pub node_id: Option<NodeId>,
+    /// Only those whose document has this text, in whatever case.
+    pub text: Option<String>,
+    /// Only those behind this one in the order of the list (the cursor of a list).
+    pub after: Option<(UnixMs, TaskId)>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// How many tasks there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TaskCounts {
+    /// By state; a state that no task is in is left out.
+    pub by_status: Vec<(TaskState, u64)>,
+    /// By node: those that wait for it and nobody else, those that it was given and has not begun, and those
+    /// that run there. Nodes without any are left out.
+    pub by_node: Vec<NodeTasks>,
+}
+
+/// How many tasks a node has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeTasks {
+    /// Which node.
+    pub node_id: NodeId,
+    /// Waiting for this node and no other.
+    pub queued: u64,
+    /// Given to it.
+    pub leased: u64,
+    /// Running there.
+    pub running: u64,
 }

@@ -4,24 +4,29 @@
 //! The list is the contract: each backend has a method of the same name and shape in the file of the same
 //! noun, and a missing one does not compile.
 
+use caelum_engine::task::Refusal;
 use caelum_model::{
     UnixMs,
     access::{AuditEntry, Token, User},
+    alert::{Alert, Notice, NoticeSettings},
     diagnosis::{Diagnosis, PairStatus},
     event::Family,
-    id::{ClientId, NodeId, Offset, PartitionId, TargetId},
+    id::{ClientId, NodeId, Offset, PartitionId, TargetId, TaskId},
     incident::Incident,
     join::{Enrolment, JoinToken},
-    node::{Node, NodePoint, Thresholds},
+    node::{Node, NodePoint, NodeSetting, Thresholds},
     probe::ProbeSetting,
     rollup::{Rollup, RollupKey, SeenRanges},
     target::{Target, TargetOrigin},
+    task::{OutputChunk, Schedule, Task},
 };
 
 use crate::{
-    AdmitOutcome, AggregatorBeat, AggregatorRound, Backend, CommitOutcome, DeadLetter, DeadLetterCount,
-    DeadLetterQuery, IncidentQuery, Ownership, PartitionStatus, PipelineTotals, ProbeSummary, RevisedRollup,
-    RollupQuery, StaleTier, Store, StoreError, StoreHealth, StoreStatus, TierCommit, WindowCommit,
+    AdmitOutcome, AggregatorBeat, AggregatorRound, AlertQuery, AlertWrite, Backend, CommitOutcome,
+    DeadLetter, DeadLetterCount, DeadLetterQuery, HistoryTier, IncidentQuery, NoticeOutcome, NoticeQuery,
+    Ownership, PartitionStatus, PipelineTotals, ProbeSummary, RevisedRollup, RollupQuery, StaleTier, Store,
+    StoreError, StoreHealth, StoreStatus, TaskCounts, TaskQuery, TaskStep, TaskWrote, TierCommit,
+    WindowCommit,
 };
 
 macro_rules! answer {
@@ -180,6 +185,45 @@ records! {
     fn node_points(node_id: &NodeId, from_ms: UnixMs, to_ms: UnixMs, max_points: usize) -> Vec<NodePoint>;
     /// Forgets history from before a time.
     fn drop_node_points(before_ms: UnixMs) -> usize;
+    /// Merges the longer steps of [from, to) of every node's history from the next finer ones, again and again
+    /// with the same result; answers how many there are.
+    fn merge_node_tier(tier: HistoryTier, from_ms: UnixMs, to_ms: UnixMs) -> usize;
+    /// Forgets steps of a length from before a time.
+    fn drop_node_tier(tier: HistoryTier, before_ms: UnixMs) -> usize;
+
+    // node_settings
+    /// What is set for nodes, by id; a node without a setting has none here.
+    fn node_settings() -> Vec<NodeSetting>;
+    /// What is set for one node, if anything is.
+    fn node_setting(node_id: &NodeId) -> Option<NodeSetting>;
+    /// Sets it for one node.
+    fn put_node_setting(setting: NodeSetting);
+
+    // alerts
+    /// Stores changes of alerts and the notices about them, and takes notices back that were not tried yet
+    /// and are about these subjects; all of it or, where another was faster with one of them, nothing and
+    /// false.
+    fn put_alerts(writes: Vec<AlertWrite>, notices: Vec<Notice>, withdrawn: Vec<String>) -> bool;
+    /// Alerts, newest first.
+    fn alerts(query: AlertQuery) -> Vec<Alert>;
+    /// The alert with this id.
+    fn alert(alert_id: &str) -> Option<Alert>;
+    /// Forgets alerts that were over before a time.
+    fn drop_alerts(before_ms: UnixMs) -> usize;
+
+    // notices
+    /// Takes notices that are due and that nobody else has taken, until a time; each counts as an attempt.
+    fn claim_notices(owner: String, now_ms: UnixMs, until_ms: UnixMs, limit: usize) -> Vec<Notice>;
+    /// Says what became of a notice that this owner took. Answers false where it is no longer the owner's.
+    fn settle_notice(notice_id: String, owner: String, outcome: NoticeOutcome) -> bool;
+    /// Notices, newest first.
+    fn notices(query: NoticeQuery) -> Vec<Notice>;
+    /// Forgets notices from before a time, whatever became of them.
+    fn drop_notices(before_ms: UnixMs) -> usize;
+    /// Who is told, and when not; none where nobody set it.
+    fn notice_settings() -> Option<NoticeSettings>;
+    /// Sets who is told, and when not.
+    fn put_notice_settings(settings: NoticeSettings);
 
     // people
     /// Stores a user, replacing one of the same name.
@@ -217,6 +261,55 @@ records! {
     fn enrolment_by_key(key_sha256: String) -> Option<Enrolment>;
     /// Shuts a node out for good. Answers false where none of that id was admitted.
     fn revoke_node(node_id: &NodeId, now_ms: UnixMs) -> bool;
+
+    // tasks
+    /// Adds tasks, and answers them as they stand: one whose idempotency key is known is the one that has it;
+    /// what it waits for is counted here, and where some of that did not end well it is cancelled.
+    fn add_tasks(tasks: Vec<Task>) -> Vec<Task>;
+    /// Lets things happen to tasks, in order, in one write: each is what the engine says, or refused and then
+    /// nothing. Tasks that waited for one that ends are told in the same write. `chance` is any number.
+    fn step_tasks(steps: Vec<TaskStep>, now_ms: UnixMs, chance: u64) -> Vec<Result<Task, Refusal>>;
+    /// The classes of everything that waits for nothing but a node or its time.
+    fn ready_classes(limit: usize) -> Vec<String>;
+    /// The foremost tasks of each class that can be given to a node now, at most `limit` of each; in the order
+    /// in which they are to be given.
+    fn ready_tasks(classes: Vec<String>, now_ms: UnixMs, limit: usize) -> Vec<Task>;
+    /// When the next task can be given to a node that cannot be now.
+    fn next_ready_at(now_ms: UnixMs) -> Option<UnixMs>;
+    /// Tasks whose lease is over, the longest over first.
+    fn expired_leases(now_ms: UnixMs, limit: usize) -> Vec<TaskId>;
+    /// Tasks that a node has.
+    fn worker_tasks(node_id: &NodeId) -> Vec<Task>;
+    /// Tasks that were called off and that a node still has.
+    fn cancelling_tasks(limit: usize) -> Vec<Task>;
+    /// Tasks that match a query, newest first.
+    fn tasks(query: TaskQuery) -> Vec<Task>;
+    /// The task with this id.
+    fn task(task_id: &TaskId) -> Option<Task>;
+    /// How many tasks there are.
+    fn task_counts() -> TaskCounts;
+    /// Keeps what tasks wrote; answers for each whether it came under the task's newest fencing number. What is
+    /// there already, or is too much, is not kept and answered the same.
+    fn append_output(wrote: Vec<TaskWrote>) -> Vec<bool>;
+    /// What an attempt wrote after a number, in order.
+    fn task_output(task_id: &TaskId, fence: u64, after_seq: Option<u64>, limit: usize) -> Vec<OutputChunk>;
+    /// Forgets tasks that reached a final state before a time, and their output.
+    fn drop_tasks(before_ms: UnixMs, limit: usize) -> usize;
+
+    // schedules
+    /// Every schedule, by name.
+    fn schedules() -> Vec<Schedule>;
+    /// The schedule with this id.
+    fn schedule(schedule_id: &str) -> Option<Schedule>;
+    /// Stores a schedule, replacing one of the same id.
+    fn put_schedule(schedule: Schedule);
+    /// Removes a schedule; its tasks stay. Answers false where there is none of that id.
+    fn remove_schedule(schedule_id: &str) -> bool;
+    /// Schedules whose next time has come.
+    fn due_schedules(now_ms: UnixMs, limit: usize) -> Vec<Schedule>;
+    /// Replaces a schedule and adds the task that comes from it, both or neither, if its next time is still the
+    /// one seen: of two that would do it one does.
+    fn fire_schedule(schedule: Schedule, seen_next_at: Option<UnixMs>, task: Option<Task>) -> bool;
 
     // settings
     /// A fact about the store, such as the id of this node.

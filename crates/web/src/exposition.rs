@@ -1,6 +1,7 @@
 //! Numbers in Prometheus' text format, version 0.0.4.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -10,7 +11,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use caelum_model::diagnosis::Label;
-use caelum_roles::{aggregator::Progress, diagnoser, ingest, probe};
+use caelum_roles::{
+    aggregator::Progress,
+    diagnoser, ingest, probe,
+    tasks::{Desk, Waits},
+};
 
 /// A page of numbers under construction.
 #[derive(Debug, Default)]
@@ -95,6 +100,29 @@ impl Exposition {
         let seconds = read(&counters.append_us) as f64 / 1e6;
         let help = "Time that requests waited for the queue to say durable.";
         self.sample("counter", "caelum_ingest_append_seconds_total", help, "", seconds);
+    }
+
+    /// How many tasks there are, and how long they waited for a node of this server.
+    pub fn tasks(&mut self, by_status: &BTreeMap<&'static str, u64>, desk: &Desk) {
+        for (status, count) in by_status {
+            let help = "Tasks by state.";
+            self.labelled("gauge", "caelum_tasks", help, ("status", status), *count as f64);
+        }
+        let name = "caelum_task_wait_seconds";
+        let help = "Time from when a task could be given to a node until it was.";
+        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} histogram\n");
+        let mut sum = 0;
+        for (at, count) in desk.waits.counts.iter().enumerate() {
+            sum += read(count);
+            let bound =
+                Waits::BOUNDS_MS.get(at).map_or("+Inf".to_owned(), |ms| (*ms as f64 / 1e3).to_string());
+            let _ = writeln!(self.text, "{name}_bucket{{le=\"{bound}\"}} {sum}");
+        }
+        let _ = writeln!(self.text, "{name}_sum {}", read(&desk.waits.total_ms) as f64 / 1e3);
+        let _ = writeln!(self.text, "{name}_count {sum}");
+        let (workers, held) = desk.workers_here();
+        self.gauge("caelum_workers", "Workers that ask this server for work.", workers as f64);
+        self.gauge("caelum_worker_tasks", "Tasks that they have.", held as f64);
     }
 
     /// What this process's aggregator has done.

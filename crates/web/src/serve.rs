@@ -23,6 +23,7 @@ use caelum_model::{
     cluster::NodePass,
     envelope::{EVENTS_PATH, LINK_PATH, ORDERS_PATH},
     join::{ALPN_JOIN, ALPN_LINK, JOIN_PATH},
+    work::{POLL_PATH, REPORT_PATH},
 };
 use hyper::body::Incoming;
 use hyper_util::{
@@ -296,7 +297,7 @@ impl Server {
 
 /// A node under its certificate reaches what nodes need, and nothing else.
 async fn only_nodes(request: Request, next: Next) -> Response {
-    only(&[LINK_PATH, EVENTS_PATH, ORDERS_PATH], request, next).await
+    only(&[LINK_PATH, EVENTS_PATH, ORDERS_PATH, POLL_PATH, REPORT_PATH], request, next).await
 }
 
 /// A machine that joins reaches the path of joining and no other.

@@ -9,7 +9,9 @@ use caelum_drivers::clock::Clock;
 use caelum_engine::lockout::Lockout;
 use caelum_model::{UnixMs, cluster::Roster, id::NodeId, node::Thresholds};
 use caelum_queue::Queue;
-use caelum_roles::{aggregator::Progress, bus::Bus, cluster::Handle, enrol::Registrar, orders::Orders};
+use caelum_roles::{
+    aggregator::Progress, bus::Bus, cluster::Handle, enrol::Registrar, orders::Orders, tasks::Desk,
+};
 use caelum_store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -64,6 +66,8 @@ pub struct State {
     pub aggregator: Option<Arc<Progress>>,
     /// What probes are to measure.
     pub orders: Arc<Orders>,
+    /// What gives tasks to workers.
+    pub desk: Arc<Desk>,
     /// News inside the process.
     pub bus: Bus,
     /// The time.
@@ -110,6 +114,8 @@ pub struct Parts {
     pub aggregator: Option<Arc<Progress>>,
     /// What probes are to measure.
     pub orders: Arc<Orders>,
+    /// What gives tasks to workers.
+    pub desk: Arc<Desk>,
     /// News inside the process.
     pub bus: Bus,
     /// The time.
@@ -148,6 +154,7 @@ impl State {
             gate: parts.gate,
             aggregator: parts.aggregator,
             orders: parts.orders,
+            desk: parts.desk,
             bus: parts.bus,
             clock: parts.clock,
             node_id: parts.node_id,

@@ -100,5 +100,6 @@ pub(super) fn keeper_of(config: &Config, store: &Arc<Store>, clock: &Arc<dyn Clo
         history_hours: config.agent.history_hours,
         rollup_days: tier::WIDTHS_MS.into_iter().zip(days).collect(),
         verdict_days: config.diagnoser.history_days,
+        task_days: config.tasks.history_days,
     }
 }

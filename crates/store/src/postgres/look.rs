@@ -16,8 +16,9 @@ const SAFE_SETTINGS: [(&str, &str); 3] = [
     ("synchronous_commit", "a crash of the host loses the last moments of what was confirmed"),
 ];
 /// Tables that every schema of ours has.
-const TABLES: [&str; 20] = [
+const TABLES: [&str; 24] = [
     "aggregators",
+    "alerts",
     "audit",
     "coordination",
     "dead_letters",
@@ -26,7 +27,10 @@ const TABLES: [&str; 20] = [
     "join_tokens",
     "meta",
     "node_points",
+    "node_settings",
+    "node_tiers",
     "nodes",
+    "notices",
     "pairs",
     "partitions",
     "revisions",

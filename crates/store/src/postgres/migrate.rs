@@ -8,7 +8,12 @@ use tokio_postgres::Error;
 use super::{faults, parts::LOCK_MIGRATE, schema_version};
 use crate::OpenError;
 
-pub(super) const STEPS: &[&str] = &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql")];
+pub(super) const STEPS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+    include_str!("migrations/0003.sql"),
+    include_str!("migrations/0004.sql"),
+];
 
 /// The newest schema this version knows.
 pub(super) fn known() -> u32 {

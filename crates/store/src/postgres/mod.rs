@@ -17,6 +17,7 @@
 //! # What it does not do
 //! It chooses no ids and compares no two machines' clocks for anything that is stored.
 
+mod alerts;
 mod coordination;
 mod dead_letters;
 mod enrolments;
@@ -24,17 +25,22 @@ mod faults;
 mod incidents;
 mod look;
 mod migrate;
+mod node_settings;
+mod node_tiers;
 mod nodes;
+mod notices;
 mod partitions;
 mod parts;
 mod people;
 mod probes;
 mod replicas;
 mod rollups;
+mod schedules;
 mod seen;
 mod session;
 mod settings;
 mod targets;
+mod tasks;
 mod tiers;
 mod tls;
 mod verdicts;

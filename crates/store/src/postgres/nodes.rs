@@ -100,7 +100,9 @@ impl Postgres {
         let session = self.session("remove a node").await?;
         let gone = session
             .execute(
-                "with history as (delete from node_points where node_id = $1)
+                "with history as (delete from node_points where node_id = $1),
+                    tiers as (delete from node_tiers where node_id = $1),
+                    setting as (delete from node_settings where node_id = $1)
                  delete from nodes where node_id = $1",
                 &[&node_id.as_str()],
             )

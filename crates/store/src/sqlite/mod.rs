@@ -14,20 +14,26 @@
 //! # What it does not do
 //! It reads no clock and chooses no ids: both come in with the call.
 
+mod alerts;
 mod coordination;
 mod dead_letters;
 mod enrolments;
 mod incidents;
 mod look;
 mod migrate;
+mod node_settings;
+mod node_tiers;
 mod nodes;
+mod notices;
 mod partitions;
 mod people;
 mod probes;
 mod rollups;
+mod schedules;
 mod seen;
 mod settings;
 mod targets;
+mod tasks;
 mod tiers;
 mod verdicts;
 

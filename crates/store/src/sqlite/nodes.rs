@@ -80,7 +80,9 @@ impl Sqlite {
     pub async fn remove_node(&self, node_id: &NodeId) -> Result<bool, StoreError> {
         let node_id = node_id.as_str().to_owned();
         self.write("remove a node", move |transaction| {
-            transaction.execute("delete from node_points where node_id = ?1", params![node_id])?;
+            for table in ["node_points", "node_tiers", "node_settings"] {
+                transaction.execute(&format!("delete from {table} where node_id = ?1"), params![node_id])?;
+            }
             Ok(transaction.execute("delete from nodes where node_id = ?1", params![node_id])? > 0)
         })
         .await

@@ -4,6 +4,7 @@
 
 mod admission;
 mod incidents;
+mod tasks;
 mod windows;
 mod words;
 

@@ -1,6 +1,6 @@
 //! Machines and nodes among themselves: who was heard, who is linked, how good the links are.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -24,7 +24,7 @@ use futures_util::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::broadcast::error::RecvError, time::Instant};
 
-use super::nodes;
+use super::{flow, nodes};
 use crate::{
     auth::{self, Person},
     error::ApiError,
@@ -167,6 +167,10 @@ pub struct ClusterStatsJson {
     links: usize,
     machines_discovered: usize,
     sessions: usize,
+    /// Tasks by state.
+    tasks: BTreeMap<&'static str, u64>,
+    /// Workers that ask this server for work.
+    active_workers: usize,
     timestamp: UnixMs,
 }
 
@@ -192,6 +196,8 @@ pub async fn stats(
         nodes: levels,
         links: roster.members.iter().filter(|member| member.link.is_some()).count(),
         machines_discovered: roster.machines.len(),
+        tasks: flow::by_status(&state.store.task_counts().await?),
+        active_workers: state.desk.workers_here().0,
         sessions: state.store.count_keys("session/".to_owned(), now_ms).await?,
         timestamp: now_ms,
     }))

@@ -6,6 +6,7 @@
 pub mod access;
 pub(crate) mod cluster;
 pub(crate) mod enrol;
+pub(crate) mod flow;
 pub(crate) mod incidents;
 pub(crate) mod measures;
 pub(crate) mod network;
@@ -13,11 +14,15 @@ pub(crate) mod nodes;
 mod orders;
 pub mod pipeline;
 pub(crate) mod probes;
+pub(crate) mod schedules;
 pub(crate) mod scores;
 mod session;
 mod system;
 pub(crate) mod target_writes;
 pub(crate) mod targets;
+pub(crate) mod task_output;
+pub(crate) mod tasks;
+mod work;
 
 use std::sync::Arc;
 
@@ -46,6 +51,7 @@ pub(crate) const LIMIT_DEFAULT: usize = 100;
         (name = "session", description = "Signing in"),
         (name = "cluster", description = "Machines among themselves: discovery, links, topology, and how they become nodes"),
         (name = "nodes", description = "Machines and their health"),
+        (name = "tasks", description = "Work: tasks, what they write, their schedules, and the workers that do them"),
         (name = "network", description = "Targets, measurements and verdicts"),
         (name = "access", description = "Users, tokens and the audit log")),
     modifiers(&Security))]
@@ -92,6 +98,17 @@ pub fn router() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .routes(routes!(target_writes::templates))
         .routes(routes!(targets::one_target, target_writes::change_target, target_writes::remove_target))
         .routes(routes!(orders::orders))
+        .routes(routes!(tasks::list, tasks::add))
+        .routes(routes!(tasks::assign_optimal))
+        .routes(routes!(tasks::one))
+        .routes(routes!(task_output::output))
+        .routes(routes!(tasks::cancel))
+        .routes(routes!(tasks::retry))
+        .routes(routes!(schedules::list, schedules::add))
+        .routes(routes!(schedules::change, schedules::remove))
+        .routes(routes!(work::poll))
+        .routes(routes!(work::report))
+        .routes(routes!(flow::flow))
         .routes(routes!(network::probes))
         .routes(routes!(network::rollups))
         .routes(routes!(network::diagnoses))

@@ -10,7 +10,7 @@ use caelum_engine::health;
 use caelum_model::{
     UnixMs,
     access::Role,
-    cluster::{Ceiling, Liveness, Member, Roster, Service},
+    cluster::{Ceiling, Liveness, Roster, Service},
     host::{HostIdentity, HostSample},
     id::NodeId,
     node::{Issue, Level, Node, NodePoint, Threshold, Thresholds},
@@ -110,11 +110,7 @@ impl NodeJson {
 
 /// How a node fares as of now.
 pub(crate) fn judge(node: &Node, roster: &Roster, now_ms: UnixMs, thresholds: &Thresholds) -> health::Health {
-    let member = roster.members.iter().find(|member| member.node_id == node.node_id);
-    let is_gone = |member: &&Member| matches!(member.liveness, Liveness::Dead | Liveness::Left);
-    let gone = member.filter(is_gone).map(|member| member.because.as_str());
-    let presence = health::Presence { age_ms: now_ms - node.seen_at_ms, gone };
-    health::health(node.sample.as_ref(), node.identity.cpu_cores, presence, thresholds)
+    health::of_node(node, roster, now_ms, thresholds)
 }
 
 /// A page of nodes.

@@ -1,6 +1,9 @@
 //! The server itself: is it well, what has it done.
 
-use std::{sync::Arc, sync::atomic::Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use axum::{
     Json, extract,
@@ -12,7 +15,7 @@ use serde::Serialize;
 
 use crate::{auth::Person, error::ApiError, exposition::Exposition, state::State};
 
-use super::nodes;
+use super::{flow, nodes};
 
 /// Whether the server is well.
 #[derive(Serialize, utoipa::ToSchema)]
@@ -86,6 +89,12 @@ pub struct StatsJson {
     nodes: NodeCountsJson,
     targets: usize,
     probes: usize,
+    /// Tasks by state.
+    tasks: BTreeMap<&'static str, u64>,
+    /// People who are signed in.
+    sessions: usize,
+    /// Workers that ask this server for work.
+    active_workers: usize,
     pipeline: PipelineJson,
     timestamp: UnixMs,
 }
@@ -117,6 +126,9 @@ async fn collect(state: &State) -> Result<StatsJson, ApiError> {
         nodes: counts,
         targets: state.store.targets().await?.len(),
         probes: state.store.probes().await?.len(),
+        tasks: flow::by_status(&state.store.task_counts().await?),
+        sessions: state.store.count_keys("session/".to_owned(), now_ms).await?,
+        active_workers: state.desk.workers_here().0,
         pipeline: PipelineJson {
             accepted: counters.accepted.load(Ordering::Relaxed),
             duplicate_on_arrival: counters.duplicate.load(Ordering::Relaxed),
@@ -183,6 +195,7 @@ pub async fn metrics(
     }
     page.gauge("caelum_discovery_links", "Links that are up.", links as f64);
     page.gauge("caelum_discovery_machines", "Machines heard.", state.roster().machines.len() as f64);
+    page.tasks(&stats.tasks, &state.desk);
     page.gauge("caelum_nodes", "Nodes.", stats.nodes.total as f64);
     page.gauge("caelum_nodes_offline", "Nodes that are offline.", stats.nodes.offline as f64);
     Ok(page.answer())

@@ -26,6 +26,7 @@ use caelum_roles::{
     enrol::{self, Registrar},
     ingest::{Config, Ingest},
     orders::Orders,
+    tasks::{self, Desk},
 };
 use caelum_store::Store;
 use caelum_web::{
@@ -121,18 +122,28 @@ impl Fixture {
         let gate = Gate::new(ingest, Arc::clone(&store), Arc::clone(&clock) as _, limits);
         let bus = Bus::default();
         let orders = Orders::new(Arc::clone(&store), bus.clone(), Arc::clone(&clock) as _);
+        let cluster = Handle::detached(Roster::default());
+        let desk = Desk::new(tasks::Parts {
+            store: Arc::clone(&store),
+            bus: bus.clone(),
+            clock: Arc::clone(&clock) as _,
+            server: "n-test".into(),
+            roster: cluster.roster.clone(),
+            thresholds: Thresholds::default(),
+        });
         let state = State::new(state::Parts {
             store,
             queue,
             gate,
             orders: Arc::new(orders),
+            desk,
             aggregator: None,
             bus,
             clock: Arc::clone(&clock) as _,
             node_id: NodeId::parse("n-test").expect("valid"),
             cluster_id: "c-test".into(),
             cluster_name: "test".into(),
-            cluster: Handle::detached(Roster::default()),
+            cluster,
             is_discovering: false,
             sweep: Vec::new(),
             certificate_fingerprint: "00".into(),

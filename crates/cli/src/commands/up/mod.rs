@@ -45,6 +45,7 @@ use caelum_roles::{
     orders::{Asker, Orders},
     probe::Probe,
     sampler::Sampler,
+    tasks::{self as task_roles, Desk, Scheduler},
 };
 use caelum_store::Store;
 use caelum_web::{State, cluster::Door, events::Gate, serve, state};
@@ -61,6 +62,7 @@ use crate::{
         pipeline::{aggregator_of, ingest_of, keeper_of, limits_of},
         probing,
         telemetry::Telemetry,
+        working::{self, Shift},
     },
     config::Settings,
     data::DataDirectory,
@@ -149,11 +151,20 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
     )
     .await?;
     let orders = Arc::new(Orders::new(Arc::clone(&store), bus.clone(), Arc::clone(&clock)));
+    let desk = Desk::new(task_roles::Parts {
+        store: Arc::clone(&store),
+        bus: bus.clone(),
+        clock: Arc::clone(&clock),
+        server: identity.node_id.to_string(),
+        roster: cluster.roster.clone(),
+        thresholds: config.health,
+    });
     let state = State::new(state::Parts {
         store: Arc::clone(&store),
         queue: Arc::clone(&queue),
         gate,
         orders: Arc::clone(&orders),
+        desk: Arc::clone(&desk),
         aggregator: Some(Arc::clone(&progress)),
         bus: bus.clone(),
         clock: Arc::clone(&clock),
@@ -192,6 +203,10 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
     );
     tasks.spawn(sampler_of(&config, &identity, &store, &bus, &clock).run(stop.clone()));
     tasks.spawn(keeper_of(&config, &store, &clock).run(stop.clone()));
+    tasks.spawn(Arc::clone(&desk).run(stop.clone()));
+    let scheduler =
+        Scheduler { store: Arc::clone(&store), bus: bus.clone(), clock: Arc::clone(&clock), desk };
+    tasks.spawn(scheduler.run(stop.clone()));
 
     targets::establish(&config, &store, own, &identity.probe_client_id, clock.now_ms()).await?;
     if config.probe.enabled {
@@ -221,18 +236,31 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         ));
     }
 
+    // The server's own node gets its tasks the way every other does.
+    let work = watch::Sender::new(trust::own_work(&identity, &identity.node_chain_pem, own)?);
+    let shift = Shift::new(&config);
+    shift.begin(working::Place {
+        config: &config,
+        data: &data,
+        node_id: &identity.node_id,
+        ceiling: config.agent.ceiling,
+        authority_pem: &identity.authority_pem,
+        server: work.subscribe(),
+    });
+
     tasks.spawn(trust::renew(
         Arc::clone(&identity),
         data.clone(),
         registrar,
         Arc::clone(&clock),
-        trust::Shown { tls: shown, dial },
+        trust::Shown { tls: shown, dial, work, own },
         stop.clone(),
     ));
 
     tasks.spawn(memory::run(stop.clone()));
     announce(&identity, &data, &addresses, own, &servers)?;
     wait_for_signal().await?;
+    shift.end().await;
     tracing::info!(code = "up.stopping", "stopping: requests under way may end");
     stop.cancel();
     tasks.close();
