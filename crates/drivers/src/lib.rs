@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`clock`] and [`random`], [`tls`], [`ports`],
 //! [`netinfo`], [`host`], [`memory`], [`spool`], [`probe`], [`stamp`], [`condition`], [`poster`], [`exchange`], [`beacon`], [`link`],
-//! [`notify`], [`traces`].
+//! [`notify`], [`traces`], [`worker`], [`work`].
 
 mod ancillary;
 pub mod beacon;
@@ -30,3 +30,5 @@ pub mod spool;
 pub mod stamp;
 pub mod tls;
 pub mod traces;
+pub mod work;
+pub mod worker;

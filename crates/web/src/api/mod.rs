@@ -103,6 +103,7 @@ pub fn router() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .routes(routes!(alerts::notices))
         .routes(routes!(placing::recommend))
         .routes(routes!(placing::distribution))
+        .routes(routes!(placing::rebalance))
         .routes(routes!(notice_settings::notice_settings, notice_settings::put_notice_settings))
         .routes(routes!(notice_settings::test))
         .routes(routes!(nodes::history))

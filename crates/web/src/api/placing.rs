@@ -4,20 +4,29 @@ use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     Json,
-    extract::{self, Query},
+    extract::{self, Query, rejection::JsonRejection},
 };
-use caelum_engine::placement::{Board, Candidate, Wish};
+use caelum_engine::{
+    placement::{Board, Candidate, Move, Wish},
+    task::{TaskEvent, queue::Class},
+};
 use caelum_model::{
+    access::Role,
     cluster::Ceiling,
-    id::NodeId,
+    id::{NodeId, TaskId},
     node::{Level, Node, NodeSetting},
+    task::TaskState,
     wire::ErrorJson,
 };
-use caelum_roles::candidates::candidates;
+use caelum_store::{NodeTasks, TaskQuery, TaskStep};
 use serde::{Deserialize, Serialize};
 
 use super::nodes::{self, NodeJson, NodeStatus};
-use crate::{auth::Person, error::ApiError, state::State};
+use crate::{
+    auth::{self, Person},
+    error::ApiError,
+    state::State,
+};
 
 /// Nodes that are recommended unless asked for another number.
 const COUNT_DEFAULT: usize = 3;
@@ -181,6 +190,10 @@ pub async fn distribution(
         .iter()
         .filter_map(|candidate| {
             let node = sight.json(&candidate.node_id)?;
+            let count = |of: fn(&NodeTasks) -> u64| {
+                let found = sight.counts.iter().find(|count| count.node_id == candidate.node_id);
+                found.map_or(0, |found| u32::try_from(of(found)).unwrap_or(u32::MAX))
+            };
             Some(ShareJson {
                 health_status: candidate.level.unwrap_or(Level::Healthy),
                 node_id: node.node_id,
@@ -189,8 +202,8 @@ pub async fn distribution(
                 status: node.status,
                 cpu_usage: node.cpu_usage,
                 memory_usage: node.memory_usage,
-                pending_tasks: 0,
-                running_tasks: candidate.tasks,
+                pending_tasks: count(|count| count.queued),
+                running_tasks: count(|count| count.leased + count.running),
                 active_workers: u32::from(candidate.ceiling >= Ceiling::Tasks),
             })
         })
@@ -227,17 +240,18 @@ fn spread(shares: &[ShareJson], online: &[u32]) -> SpreadJson {
 struct Sight<'a> {
     state: &'a State,
     candidates: Vec<Candidate>,
+    counts: Vec<NodeTasks>,
     nodes: HashMap<NodeId, Node>,
     settings: HashMap<NodeId, NodeSetting>,
 }
 
 impl<'a> Sight<'a> {
     async fn of(state: &'a State) -> Result<Self, ApiError> {
-        let (roster, thresholds) = (state.roster(), state.thresholds());
-        let candidates = candidates(&state.store, &roster, &thresholds, state.now_ms()).await?;
+        let candidates = state.desk.board().await?.candidates().to_vec();
+        let counts = state.store.task_counts().await?.by_node;
         let nodes = state.store.nodes().await?;
         let nodes = nodes.into_iter().map(|node| (node.node_id.clone(), node)).collect();
-        Ok(Self { state, candidates, nodes, settings: nodes::settings(state).await? })
+        Ok(Self { state, candidates, counts, nodes, settings: nodes::settings(state).await? })
     }
 
     fn json(&self, node_id: &NodeId) -> Option<NodeJson> {
@@ -256,4 +270,81 @@ impl<'a> Sight<'a> {
         let found = self.candidates.iter().find(|candidate| candidate.node_id == *node_id);
         found.map_or(0, |candidate| candidate.tasks)
     }
+}
+
+/// Whether only to say what would be done.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct RebalanceJson {
+    dry_run: bool,
+}
+
+/// A task that goes to another node.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct MoveJson {
+    task_id: TaskId,
+    from: NodeId,
+    /// Why it cannot stay.
+    because: String,
+    /// Where it goes; null where no node can do it.
+    to: Option<NodeId>,
+    /// Why there.
+    reasons: Vec<String>,
+    /// Whether it is done: false in a dry run, and where the task was begun or called off meanwhile.
+    moved: bool,
+}
+
+/// What was moved, or would be.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct RebalancedJson {
+    dry_run: bool,
+    moves: Vec<MoveJson>,
+}
+
+/// Most tasks that are looked at in one rebalance.
+const REBALANCED_MAX: usize = 1_000;
+
+/// Moves tasks that wait for a node which is offline, critical, draining or no longer there. What runs stays.
+#[utoipa::path(post, path = "/api/nodes/rebalance", tag = "nodes", request_body = RebalanceJson,
+    security(("token" = ["operate"]), ("session" = [])),
+    responses((status = 200, body = RebalancedJson), (status = 403, body = ErrorJson)))]
+pub async fn rebalance(
+    person: Person,
+    extract::State(state): extract::State<Arc<State>>,
+    body: Result<Json<RebalanceJson>, JsonRejection>,
+) -> Result<Json<RebalancedJson>, ApiError> {
+    person.require(Role::Operator)?;
+    let dry_run = match body {
+        Ok(Json(wish)) => wish.dry_run,
+        Err(JsonRejection::MissingJsonContentType(_)) => false,
+        Err(error) => return Err(ApiError::InvalidRequest(error.body_text())),
+    };
+    let query = TaskQuery { status: vec![TaskState::Queued], limit: REBALANCED_MAX, ..TaskQuery::default() };
+    let waiting = state.store.tasks(query).await?;
+    let classes: Vec<(TaskId, Class)> =
+        waiting.into_iter().map(|task| (task.task_id.clone(), Class::of(&task.order))).collect();
+    let mut board = state.desk.board().await?;
+    let moves = board.rebalance(classes.iter().map(|(task_id, class)| (task_id.clone(), class.wish())));
+    let mut done = std::collections::HashSet::new();
+    if !dry_run {
+        let steps = moves.iter().filter_map(|step: &Move<TaskId>| {
+            let node_id = step.to.as_ref()?.node_id.clone();
+            Some(TaskStep { task_id: step.work.clone(), event: TaskEvent::Assigned { node_id } })
+        });
+        let moved = state.desk.step(steps.collect()).await?;
+        done.extend(moved.into_iter().flatten().map(|task| task.task_id));
+        auth::record(&state, &person.name, "tasks.rebalance", &format!("{} tasks", done.len()), "done").await;
+    }
+    let moves = moves
+        .into_iter()
+        .map(|step| MoveJson {
+            moved: done.contains(&step.work),
+            task_id: step.work,
+            from: step.from,
+            because: step.because,
+            to: step.to.as_ref().map(|place| place.node_id.clone()),
+            reasons: step.to.map_or_else(Vec::new, |place| place.reasons),
+        })
+        .collect();
+    Ok(Json(RebalancedJson { dry_run, moves }))
 }

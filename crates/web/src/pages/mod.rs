@@ -62,6 +62,7 @@ mod tiles;
 mod tokens;
 mod topics;
 mod topology;
+mod tries;
 mod visits;
 mod waterfall;
 mod words;

@@ -360,7 +360,7 @@ fn keep(prefix: &str, name: &str, html: &str) {
 
 mod cluster;
 mod counting;
-mod target;
+pub mod target;
 
 #[test]
 fn every_page_has_its_landmarks_and_lets_nothing_out_of_its_quotes() {

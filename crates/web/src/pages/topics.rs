@@ -96,6 +96,7 @@ pub fn concerns(change: Change, topic: &str) -> bool {
                 | "numbers"
                 | "touched"
                 | "why"
+                | "tries"
                 | "steps"
                 | "events"
                 | "verdicts"
