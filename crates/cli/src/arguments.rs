@@ -9,10 +9,13 @@ use caelum_model::{
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
 mod network;
+mod tasks;
 
 pub use network::{
     Diagnose, IncidentFilter, Incidents, IncidentsCommand, Probes, ProbesCommand, TargetWish, Targets,
 };
+
+pub use tasks::{Logs, OneSchedule, OneTask, Run, Schedules, TaskFilter, Tasks, TasksCommand};
 
 use crate::config::keys::{Field, KEYS, LONG_FLAGS, position};
 
@@ -72,6 +75,15 @@ pub enum Command {
     Incidents(Incidents),
     /// Judge stored windows anew, and print what that says; nothing is stored.
     Diagnose(Diagnose),
+    /// Run a command on nodes, show what it writes, and end as it ends.
+    Run(Run),
+    /// Show tasks; ask for new ones, call off, do again.
+    Tasks(Tasks),
+    /// Show what a task wrote.
+    Logs(Logs),
+    /// Show, add and remove what is run at times.
+    #[command(subcommand)]
+    Schedules(Schedules),
     /// Ask the network which machines are there, and show what is heard.
     Discover(Discover),
     /// List the machines that were heard.

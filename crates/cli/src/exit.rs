@@ -2,13 +2,12 @@
 //!
 //! `docs/operations.md` shows the table; a test compares the two.
 
-use std::{
-    io::{self, Write as _},
-    panic::PanicHookInfo,
-    process::ExitCode,
-};
+use std::{panic::PanicHookInfo, process::ExitCode};
 
-use crate::{config::Faults, output};
+use crate::{
+    config::Faults,
+    output::{self, complain},
+};
 
 /// Why the program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,11 +103,6 @@ pub fn report_bug(info: &PanicHookInfo<'_>) {
          What was acknowledged before is safe. Please report this line.\n",
         env!("CARGO_PKG_VERSION")
     ));
-}
-
-fn complain(text: &str) {
-    // Nobody is left to tell when standard error is gone.
-    drop(io::stderr().lock().write_all(text.as_bytes()));
 }
 
 #[cfg(test)]

@@ -14,6 +14,12 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
+/// Writes text to standard error: what a command says beside what it was asked for.
+pub fn complain(text: &str) {
+    // Nobody is left to tell when standard error is gone.
+    drop(io::stderr().lock().write_all(text.as_bytes()));
+}
+
 /// Text in which nothing moves the cursor or changes colours: names come from machines that nobody vouches for.
 pub fn plain(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()

@@ -5,7 +5,7 @@
 //! and limits come in as arguments; the environment and the command line are `cli`'s.
 //!
 //! Reading order: [`clock`] and [`random`], [`tls`], [`ports`],
-//! [`netinfo`], [`host`], [`memory`], [`spool`], [`probe`], [`stamp`], [`condition`], [`poster`], [`exchange`], [`beacon`], [`link`], [`traces`].
+//! [`netinfo`], [`host`], [`memory`], [`spool`], [`probe`], [`stamp`], [`condition`], [`poster`], [`exchange`], [`beacon`], [`link`], [`traces`], [`worker`], [`work`].
 
 mod ancillary;
 pub mod beacon;
@@ -28,3 +28,5 @@ pub mod spool;
 pub mod stamp;
 pub mod tls;
 pub mod traces;
+pub mod work;
+pub mod worker;

@@ -229,13 +229,18 @@ fn refusal(url: &str, status: StatusCode, retry_after: Option<Duration>, body: &
 
 /// What posts and asks: one connection that is kept, no redirects.
 pub(crate) fn client(tls: ClientConfig) -> reqwest::Result<Client> {
+    client_with(tls, 1)
+}
+
+/// The same for whoever has several requests under way at once, on connections that are kept.
+pub(crate) fn client_with(tls: ClientConfig, connections: usize) -> reqwest::Result<Client> {
     Client::builder()
         .tls_backend_preconfigured(tls)
         .http1_only()
         .redirect(redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(REQUEST_TIMEOUT)
-        .pool_max_idle_per_host(1)
+        .pool_max_idle_per_host(connections)
         .tcp_nodelay(true)
         .user_agent(concat!("caelum-probe/", env!("CARGO_PKG_VERSION")))
         .build()

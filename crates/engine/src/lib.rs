@@ -11,8 +11,8 @@
 //! [`target`] who measures what, and how. [`discovery`] hears which machines there are, [`membership`] knows which
 //! nodes run, over datagrams
 //! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
-//! are. [`task`] is what may become of work, [`placement`] where it goes, [`cron`] when. [`stamp`] measures both ways of a path apart; [`facts`] is what
-//! follows from one measurement.
+//! are. [`task`] is what may become of work, [`placement`] where it goes, [`cron`] when, and [`worker`] does it.
+//! [`stamp`] measures both ways of a path apart; [`facts`] is what follows from one measurement.
 
 #![deny(missing_docs)]
 
@@ -52,5 +52,6 @@ pub mod task;
 pub mod timestamp;
 pub mod trace;
 pub mod window;
+pub mod worker;
 
 pub use now::Now;

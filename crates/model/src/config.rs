@@ -35,6 +35,8 @@ pub struct Config {
     pub health: Thresholds,
     /// `[probe]`
     pub probe: Probe,
+    /// `[worker]`
+    pub worker: Worker,
     /// `[ingest]`
     pub ingest: Ingest,
     /// `[aggregator]`
@@ -239,6 +241,27 @@ impl Default for Agent {
             services: Vec::new(),
             find_mcp: true,
         }
+    }
+}
+
+/// Running tasks on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Worker {
+    /// Whether this process runs tasks, as far as the node's ceiling allows.
+    pub enabled: bool,
+    /// Tasks that run at once; 0 means as many as there are logical processors.
+    pub slots: u64,
+    /// How long running tasks have to end when the process is told to stop, s.
+    pub grace_s: u64,
+    /// Time between asking a task's processes to end and killing them, ms.
+    pub kill_after_ms: u64,
+    /// The shell of tasks; none means /bin/sh.
+    pub shell: Option<String>,
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self { enabled: true, slots: 0, grace_s: 30, kill_after_ms: 2_000, shell: None }
     }
 }
 

@@ -19,3 +19,4 @@ pub mod reporter;
 pub mod sampler;
 pub mod services;
 pub mod tasks;
+pub mod worker;

@@ -19,12 +19,15 @@ mod nodes;
 mod pipeline;
 mod probe;
 mod probing;
+mod run;
 mod targets;
+mod tasks;
 mod telemetry;
 mod token;
 mod top;
 mod up;
 mod user;
+mod working;
 
 use std::{
     fs,
@@ -73,6 +76,10 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
         Command::Probes(arguments) => wait_for(counting::probes(arguments)),
         Command::Incidents(arguments) => wait_for(incidents::run(arguments)),
         Command::Diagnose(arguments) => wait_for(diagnose::run(arguments)),
+        Command::Run(arguments) => wait_for(run::run(arguments)),
+        Command::Tasks(arguments) => wait_for(tasks::run(arguments)),
+        Command::Logs(arguments) => wait_for(tasks::logs(arguments)),
+        Command::Schedules(command) => wait_for(tasks::schedules(command)),
         Command::Discover(arguments) => wait_for(cluster::discover(arguments)),
         Command::Machines(arguments) => wait_for(cluster::machines(arguments)),
         Command::Topology(arguments) => wait_for(cluster::topology(arguments)),

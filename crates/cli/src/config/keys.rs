@@ -466,6 +466,36 @@ pub static KEYS: &[Key] = &[
         },
     },
     key!(
+        "worker",
+        "enabled",
+        Switch(worker.enabled),
+        "Whether this process runs tasks. What it runs is bounded by agent.ceiling: nothing under \"observe\"."
+    ),
+    key!(
+        "worker",
+        "slots",
+        Whole(worker.slots, range: (0, 1_024), unit: "tasks"),
+        "Tasks that run at once. 0 means as many as there are logical processors."
+    ),
+    key!(
+        "worker",
+        "grace_s",
+        Whole(worker.grace_s, range: (0, DAY_S), unit: "s"),
+        "How long running tasks have to end when this process is told to stop. It begins no others meanwhile."
+    ),
+    key!(
+        "worker",
+        "kill_after_ms",
+        Whole(worker.kill_after_ms, range: (0, 600_000), unit: "ms"),
+        "Time between asking the processes of a task to end (SIGTERM) and killing them."
+    ),
+    key!(
+        "worker",
+        "shell",
+        MaybeText(worker.shell, form: Form::File),
+        "The shell that runs commands and scripts. Without it, /bin/sh."
+    ),
+    key!(
         "ingest",
         "max_body_bytes",
         Whole(ingest.max_body_bytes, range: (64 * 1024, 256 * 1024 * 1024), unit: "bytes"),

@@ -13,6 +13,7 @@ use caelum_drivers::{
     spool::{Limits, Spool},
     tls,
     traces::Tracer,
+    work::{WorkClient, WorkServer},
 };
 use caelum_model::config::Config;
 use caelum_roles::probe::Probe;
@@ -29,21 +30,32 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Ways {
     orders: watch::Sender<OrderTaker>,
     events: watch::Sender<EventPoster>,
+    work: watch::Sender<Arc<dyn WorkServer>>,
 }
 
 impl Ways {
     /// Ways with the certificate and the servers that are known now.
     pub(super) fn open(machine: &Machine, enrolled: &Enrolled) -> Result<Self> {
-        let (orders, events) = to_servers(machine, enrolled)?;
-        Ok(Self { orders: watch::Sender::new(orders), events: watch::Sender::new(events) })
+        let (orders, events, work) = to_servers(machine, enrolled)?;
+        Ok(Self {
+            orders: watch::Sender::new(orders),
+            events: watch::Sender::new(events),
+            work: watch::Sender::new(work),
+        })
+    }
+
+    /// Where tasks come from.
+    pub(super) fn work(&self) -> watch::Receiver<Arc<dyn WorkServer>> {
+        self.work.subscribe()
     }
 
     /// The same anew. Where that fails, the old ones stay.
     pub(super) fn renew(&self, machine: &Machine, enrolled: &Enrolled) {
         match to_servers(machine, enrolled) {
-            Ok((orders, events)) => {
+            Ok((orders, events, work)) => {
                 self.orders.send_replace(orders);
                 self.events.send_replace(events);
+                self.work.send_replace(work);
             }
             Err(error) => tracing::error!(
                 code = "agent.ways_stay",
@@ -54,10 +66,17 @@ impl Ways {
     }
 }
 
-fn to_servers(machine: &Machine, enrolled: &Enrolled) -> Result<(OrderTaker, EventPoster)> {
+/// Where measurements and tasks come from, and where events go.
+type To = (OrderTaker, EventPoster, Arc<dyn WorkServer>);
+
+fn to_servers(machine: &Machine, enrolled: &Enrolled) -> Result<To> {
     let config = tls::to_server_config(&enrolled.chain_pem, &machine.key.key_pem(), &enrolled.authority_pem)?;
     let servers = &enrolled.cluster.servers;
-    Ok((OrderTaker::as_node(servers, config.clone())?, EventPoster::as_node(servers, config)?))
+    Ok((
+        OrderTaker::as_node(servers, config.clone())?,
+        EventPoster::as_node(servers, config.clone())?,
+        Arc::new(WorkClient::as_node(servers, config)?),
+    ))
 }
 
 /// What measuring stands on.

@@ -29,6 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     join,
     up::{self, listen},
+    working::Shift,
 };
 use crate::{
     config::Settings,
@@ -59,6 +60,8 @@ struct Machine {
     websocket_port: u16,
     /// What the listener shows.
     shown: watch::Sender<Tls>,
+    /// Ends the worker, before everything else.
+    work: Shift,
     stop: CancellationToken,
 }
 
@@ -131,6 +134,7 @@ async fn serve_until_stopped(settings: Settings, data: DataDirectory, role: Node
     }
     tasks.spawn(memory::run(stop.clone()));
     announce(&data, &node_id, role, own)?;
+    let work = Shift::new(&settings.config);
     let machine = Machine {
         identity: identity(role),
         settings,
@@ -141,6 +145,7 @@ async fn serve_until_stopped(settings: Settings, data: DataDirectory, role: Node
         role,
         websocket_port: own.port(),
         shown,
+        work: work.clone(),
         stop: stop.clone(),
     };
     let mut living = tokio::spawn(live(machine, newcomer, adoptions, accepted));
@@ -148,6 +153,7 @@ async fn serve_until_stopped(settings: Settings, data: DataDirectory, role: Node
         signalled = up::wait_for_signal() => signalled,
         ended = &mut living => ended.context("the machine's main task failed").and_then(|ended| ended),
     };
+    work.end().await;
     tracing::info!(code = "agent.stopping", "stopping: saying goodbye");
     stop.cancel();
     tasks.close();

@@ -25,7 +25,10 @@ use super::{
     measuring::{Measuring, Ways},
 };
 use crate::{
-    commands::neighbours::{self, Ends, Who},
+    commands::{
+        neighbours::{self, Ends, Who},
+        working,
+    },
     enrolled::{self, Enrolled},
 };
 
@@ -121,6 +124,16 @@ pub(super) async fn run(
                 "this machine measures nothing"
             ),
         }
+    }
+    if let (NodeRole::Agent, Ok(ways)) = (machine.role, &ways) {
+        machine.work.begin(working::Place {
+            config,
+            data: &machine.data,
+            node_id: &machine.node_id,
+            ceiling: enrolled.cluster.ceiling,
+            authority_pem: &enrolled.authority_pem,
+            server: ways.work(),
+        });
     }
     keep(&machine, enrolled, learnt, dial, ways.ok()).await;
     tasks.close();

@@ -62,6 +62,7 @@ use crate::{
         pipeline::{aggregator_of, ingest_of, keeper_of, limits_of},
         probing,
         telemetry::Telemetry,
+        working::{self, Shift},
     },
     config::Settings,
     data::DataDirectory,
@@ -235,18 +236,31 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         ));
     }
 
+    // The server's own node gets its tasks the way every other does.
+    let work = watch::Sender::new(trust::own_work(&identity, &identity.node_chain_pem, own)?);
+    let shift = Shift::new(&config);
+    shift.begin(working::Place {
+        config: &config,
+        data: &data,
+        node_id: &identity.node_id,
+        ceiling: config.agent.ceiling,
+        authority_pem: &identity.authority_pem,
+        server: work.subscribe(),
+    });
+
     tasks.spawn(trust::renew(
         Arc::clone(&identity),
         data.clone(),
         registrar,
         Arc::clone(&clock),
-        trust::Shown { tls: shown, dial },
+        trust::Shown { tls: shown, dial, work, own },
         stop.clone(),
     ));
 
     tasks.spawn(memory::run(stop.clone()));
     announce(&identity, &data, &addresses, own, &servers)?;
     wait_for_signal().await?;
+    shift.end().await;
     tracing::info!(code = "up.stopping", "stopping: requests under way may end");
     stop.cancel();
     tasks.close();

@@ -3,7 +3,11 @@
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use caelum_drivers::{clock::Clock, link, netinfo, random, tls};
+use caelum_drivers::{
+    clock::Clock,
+    link, netinfo, random, tls,
+    work::{WorkClient, WorkServer},
+};
 use caelum_engine::enrol::{AccessList, RENEW_AGAIN_MS, renew_at_ms};
 use caelum_model::{cluster::NodePass, config::Cluster};
 use caelum_roles::{
@@ -92,6 +96,20 @@ pub(super) struct Shown {
     pub(super) tls: watch::Sender<Tls>,
     /// What links are dialled with.
     pub(super) dial: DialTls,
+    /// What this server's own worker asks with.
+    pub(super) work: watch::Sender<Arc<dyn WorkServer>>,
+    /// Where this server reaches itself.
+    pub(super) own: SocketAddr,
+}
+
+/// How this server's own worker asks for tasks.
+pub(super) fn own_work(
+    identity: &Identity,
+    node_chain_pem: &str,
+    own: SocketAddr,
+) -> Result<Arc<dyn WorkServer>> {
+    let tls = tls::to_server_config(node_chain_pem, &identity.node_key.key_pem(), &identity.authority_pem)?;
+    Ok(Arc::new(WorkClient::as_node(&[own.to_string()], tls)?))
 }
 
 /// Renews this server's node certificate until told to stop, and shows the fresh one to whoever comes next.
@@ -111,8 +129,9 @@ pub(super) async fn renew(
     loop {
         let wait_ms = u64::try_from(due_ms - clock.now_ms()).unwrap_or(0);
         if wait_ms == 0 {
-            due_ms = match renew_now(&identity, &data.secrets(), &registrar) {
-                Ok((chain_pem, tls, dial)) => {
+            due_ms = match renew_now(&identity, &data.secrets(), &registrar, shown.own) {
+                Ok((chain_pem, tls, dial, work)) => {
+                    shown.work.send_replace(work);
                     shown.tls.send_replace(tls);
                     *shown.dial.write().expect("no code panics while it holds this lock") = Some(dial);
                     tracing::info!(code = "up.node_renewed", "this server's node certificate was renewed");
@@ -140,12 +159,14 @@ fn renew_now(
     identity: &Identity,
     secrets: &Path,
     registrar: &Arc<Registrar>,
-) -> Result<(String, Tls, link::Tls)> {
+    own: SocketAddr,
+) -> Result<(String, Tls, link::Tls, Arc<dyn WorkServer>)> {
     let chain_pem =
         identity::renew_node(secrets, &identity.authority, &identity.node_key, &identity.node_id)?;
     let tls = listener_tls(identity, &chain_pem, registrar)?;
     let dial = neighbours::dial_tls(&chain_pem, &identity.node_key.key_pem(), &identity.authority_pem)?;
-    Ok((chain_pem, tls, dial))
+    let work = own_work(identity, &chain_pem, own)?;
+    Ok((chain_pem, tls, dial, work))
 }
 
 #[cfg(test)]
