@@ -763,13 +763,14 @@ impl Args for Overrides {
             }
             command.arg(flag)
         });
-        command.arg(
-            Arg::new("no-probe")
-                .long("no-probe")
-                .action(ArgAction::SetTrue)
-                .conflicts_with("probe-enabled")
-                .help("Do not measure the network"),
-        )
+        let without = |name: &'static str, conflicting: &'static str, text: &'static str| {
+            Arg::new(name).long(name).action(ArgAction::SetTrue).conflicts_with(conflicting).help(text)
+        };
+        command.arg(without("no-probe", "probe-enabled", "Do not measure the network")).arg(without(
+            "no-worker",
+            "worker-enabled",
+            "Run no tasks",
+        ))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -792,6 +793,9 @@ impl FromArgMatches for Overrides {
         }
         if matches.get_flag("no-probe") {
             self.0.push((position("probe.enabled"), "false".to_owned()));
+        }
+        if matches.get_flag("no-worker") {
+            self.0.push((position("worker.enabled"), "false".to_owned()));
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ pub async fn run(arguments: Run) -> Result<Exit> {
     let mut tasks = Vec::new();
     for (node, words) in places {
         let answer = server.ask(Method::POST, "/api/tasks", Some(&order(&arguments, node, words))).await?;
-        tasks.push(text(&answer["task_id"]).to_owned());
+        tasks.push(text(&answer["task_id"]));
         if arguments.client.json {
             output::print(&format!("{answer}\n"))?;
         } else if arguments.detach {
@@ -112,14 +112,14 @@ fn is_called(node: &Value, name: &str) -> bool {
 async fn node_id(server: &Client, name: &str) -> Result<String> {
     let answer = nodes(server).await?;
     match list(&answer, "nodes").find(|node| is_called(node, name)) {
-        Some(node) => Ok(text(&node["node_id"]).to_owned()),
+        Some(node) => Ok(text(&node["node_id"])),
         None => bail!("there is no node {name}; `caelum nodes` shows them"),
     }
 }
 
 async fn names(server: &Client) -> Result<HashMap<String, String>> {
     let answer = nodes(server).await?;
-    let pair = |node: &Value| (text(&node["node_id"]).to_owned(), text(&node["name"]).to_owned());
+    let pair = |node: &Value| (text(&node["node_id"]), text(&node["name"]));
     Ok(list(&answer, "nodes").map(pair).collect())
 }
 
@@ -133,7 +133,7 @@ async fn places(server: &Client, arguments: &Run) -> Result<Vec<(Option<String>,
     let fits = |node: &Value| words.iter().all(|word| has(node, word)) && can_run(node);
     let places: Vec<_> = list(&answer, "nodes")
         .filter(|node| fits(node))
-        .map(|node| (Some(text(&node["node_id"]).to_owned()), Vec::new()))
+        .map(|node| (Some(text(&node["node_id"])), Vec::new()))
         .collect();
     if places.is_empty() {
         bail!(
@@ -228,7 +228,7 @@ async fn follow_one(server: &Client, id: &str, names: &HashMap<String, String>, 
         if piece.is_over || (!piece.chunks.is_empty() && name.is_none()) {
             let task = server.ask(Method::GET, &format!("/api/tasks/{}", segment(id)), None).await?;
             let last = task["attempts"].as_array().and_then(|attempts| attempts.last());
-            let node = last.map_or("", |attempt| text(&attempt["node_id"]));
+            let node = last.and_then(|attempt| attempt["node_id"].as_str()).unwrap_or_default();
             name = (!names.is_empty()).then(|| names.get(node).map_or(node, String::as_str).to_owned());
             let name = name.as_deref();
             let state = task["status"].as_str().and_then(TaskState::parse);
@@ -281,10 +281,7 @@ fn put(is_error: bool, text: &str) -> Result<()> {
 
 fn complain(name: Option<&str>, task: &Value, state: TaskState) {
     let place = name.map_or_else(String::new, |name| format!("{name}: "));
-    let why = match text(&task["error"]) {
-        "" => String::new(),
-        why => format!(": {why}"),
-    };
+    let why = task["error"].as_str().map_or_else(String::new, |why| format!(": {}", output::plain(why)));
     output::complain(&format!("caelum: {place}{}{why}\n", state.as_str().replace('_', " ")));
 }
 

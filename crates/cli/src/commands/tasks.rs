@@ -108,11 +108,11 @@ fn row(task: &Value, now_ms: i64) -> Vec<String> {
     let tries = task["max_retries"].as_u64().unwrap_or_default() + 1;
     let created_at = task["created_at"].as_i64().unwrap_or(now_ms);
     vec![
-        text(&task["task_id"]).to_owned(),
+        text(&task["task_id"]),
         text(&task["status"]).replace('_', " "),
-        text(if task["preset"].is_string() { &task["preset"] } else { &task["task_type"] }).to_owned(),
+        text(if task["preset"].is_string() { &task["preset"] } else { &task["task_type"] }),
         short(&what(task)),
-        text(node).to_owned(),
+        text(node),
         format!("{} of {tries}", attempts.last().map_or(0, |one| one["n"].as_u64().unwrap_or_default())),
         age(now_ms - created_at),
     ]
@@ -140,21 +140,21 @@ fn short(line: &str) -> String {
 
 fn shown(task: &Value, now_ms: i64) -> String {
     let moment = |value: &Value| match value.as_i64() {
-        Some(ms) => format!("{} ({} ago)", timestamp::format(ms), age(now_ms - ms)),
+        Some(ms) => format!("{} ({} ago)", timestamp::iso(ms), age(now_ms - ms)),
         None => "-".to_owned(),
     };
     let rows: Vec<Vec<String>> = [
-        ("Task", text(&task["task_id"]).to_owned()),
+        ("Task", text(&task["task_id"])),
         ("State", text(&task["status"]).replace('_', " ")),
-        ("Kind", text(&task["task_type"]).to_owned()),
+        ("Kind", text(&task["task_type"])),
         ("What", short(&what(task))),
         ("Priority", task["priority"].to_string()),
         ("Time limit", format!("{} s", task["timeout_seconds"])),
-        ("Asked for by", text(&task["created_by"]).to_owned()),
+        ("Asked for by", text(&task["created_by"])),
         ("Asked for", moment(&task["created_at"])),
         ("Began", moment(&task["started_at"])),
         ("Ended", moment(&task["completed_at"])),
-        ("Error", text(&task["error"]).to_owned()),
+        ("Error", text(&task["error"])),
     ]
     .into_iter()
     .map(|(name, value)| vec![name.to_owned(), value])
@@ -164,11 +164,11 @@ fn shown(task: &Value, now_ms: i64) -> String {
         .map(|one| {
             vec![
                 one["n"].to_string(),
-                text(&one["node_id"]).to_owned(),
+                text(&one["node_id"]),
                 moment(&one["started_at"]),
                 text(&one["outcome"]).replace('_', " "),
                 one["exit_code"].as_i64().map_or_else(String::new, |code| code.to_string()),
-                text(&one["error"]).to_owned(),
+                text(&one["error"]),
             ]
         })
         .collect();
@@ -232,7 +232,7 @@ pub async fn schedules(command: Schedules) -> Result<Exit> {
             });
             let answer = server.ask(Method::POST, "/api/schedules", Some(&body)).await?;
             say(client.json, &answer, || match answer["next_at"].as_i64() {
-                Some(ms) => format!("{name} runs next at {}\n", timestamp::format(ms)),
+                Some(ms) => format!("{name} runs next at {}\n", timestamp::iso(ms)),
                 None => format!("{name} never comes due\n"),
             })
         }
@@ -247,11 +247,11 @@ pub async fn schedules(command: Schedules) -> Result<Exit> {
 }
 
 fn schedule_row(schedule: &Value) -> Vec<String> {
-    let moment = |value: &Value| value.as_i64().map_or_else(|| "-".to_owned(), timestamp::format);
+    let moment = |value: &Value| value.as_i64().map_or_else(|| "-".to_owned(), timestamp::iso);
     vec![
-        text(&schedule["name"]).to_owned(),
-        text(&schedule["cron"]).to_owned(),
-        text(&schedule["time_zone"]).to_owned(),
+        text(&schedule["name"]),
+        text(&schedule["cron"]),
+        text(&schedule["time_zone"]),
         if schedule["enabled"] == false { "no" } else { "yes" }.to_owned(),
         short(&what(&schedule["order"])),
         moment(&schedule["next_at"]),

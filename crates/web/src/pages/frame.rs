@@ -92,6 +92,8 @@ pub enum Place {
     Network,
     /// `/incidents` and below.
     Incidents,
+    /// `/tasks` and below.
+    Tasks,
     /// `/settings` and below.
     Settings,
 }
@@ -280,6 +282,10 @@ impl Frame {
             live.push_str("&incident=");
             live.push_str(id);
         }
+        if let Some(id) = path.strip_prefix("/tasks/") {
+            live.push_str("&task=");
+            live.push_str(id);
+        }
         let bare = path.split_once('?').map_or(path, |(bare, _)| bare);
         live.push_str(match place {
             Place::Overview => "&page=overview",
@@ -292,6 +298,9 @@ impl Frame {
             Place::Network => "&page=network",
             Place::Incidents if bare.starts_with("/incidents/") => "&page=incident",
             Place::Incidents => "&page=incidents",
+            Place::Tasks if bare == "/tasks/new" => "&page=newtask",
+            Place::Tasks if bare.starts_with("/tasks/") => "&page=task",
+            Place::Tasks => "&page=tasks",
             Place::Settings if bare == super::tokens::PATH => "&page=tokens",
             Place::Settings => "&page=settings",
         });
@@ -333,6 +342,7 @@ fn entries(span: &Span, place: Place, open: usize) -> Vec<Entry> {
         entry(Place::Topology, "/topology", "Topology", "topology", "p", None),
         entry(Place::Network, "/network", "Network", "network", "n", None),
         entry(Place::Incidents, "/incidents", "Incidents", "incidents", "c", None),
+        entry(Place::Tasks, "/tasks", "Tasks", "tasks", "t", Some("Operate")),
         entry(Place::Settings, "/settings/targets", "Settings", "settings", "s", Some("Grow")),
     ]
 }
@@ -388,6 +398,7 @@ fn palette(picture: &Picture) -> Vec<Choices> {
         plain(span.link("/topology"), "Topology", "g p", "topology"),
         plain(span.link("/network"), "Network", "g n", "network"),
         plain(span.link("/incidents"), "Incidents", "g c", "incidents"),
+        plain(span.link("/tasks"), "Tasks", "g t", "tasks"),
         Choice { key: "e", ..plain(span.link("/network/pipeline"), "Pipeline", "g e", "network") },
         plain("/settings/targets".to_owned(), "Probes and targets", "g s", "settings"),
         Choice { key: "j", ..plain("/settings/join-tokens".to_owned(), "Join tokens", "g j", "settings") },
@@ -422,6 +433,7 @@ fn palette(picture: &Picture) -> Vec<Choices> {
         Choices {
             title: "Act",
             entries: vec![
+                plain(span.link("/tasks/new"), "New task…", "Tasks", "plus"),
                 plain("/settings/targets#add".to_owned(), "Add a target…", "Settings", "plus"),
                 plain(span.link("/machines?ask=machine"), "Add a machine…", "Machines", "plus"),
                 plain(span.link("/machines?ask=search"), "Discover network…", "Machines", "discover"),

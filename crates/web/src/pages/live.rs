@@ -61,12 +61,12 @@ use super::{
     probe,
     range::TimeQuery,
     routes::{self, Desk},
-    settings, target, tokens,
+    settings, target, task, tasks, tokens,
     topics::concerns,
     topology,
 };
 use crate::{
-    api::{enrol::JoinTokenJson, incidents::IncidentsQuery, network::OneProbeJson},
+    api::{enrol::JoinTokenJson, incidents::IncidentsQuery, network::OneProbeJson, tasks::TasksQuery},
     auth::Person,
     error::ApiError,
     state::State,
@@ -99,6 +99,9 @@ enum Page {
     Probe,
     Settings,
     Tokens,
+    Tasks,
+    Task,
+    NewTask,
 }
 
 /// What a stream is asked for.
@@ -108,6 +111,7 @@ pub struct Wish {
     page: Page,
     machine: Option<String>,
     incident: Option<String>,
+    task: Option<String>,
     aim: Option<String>,
     last: Option<String>,
 }
@@ -122,6 +126,7 @@ struct View {
     links: topology::Choice,
     letters: letters::Choice,
     incidents: IncidentsQuery,
+    tasks: TasksQuery,
     may_operate: bool,
 }
 
@@ -134,6 +139,8 @@ enum Beside {
     Incidents(Listing),
     Incident(Option<Box<Seen>>),
     Target(Option<Box<target::Sight>>),
+    Tasks(Box<tasks::Listing>),
+    Task(Option<Box<task::Sight>>),
 }
 
 /// Everything that the address of a stream may say.
@@ -145,6 +152,7 @@ type Asked = (
     Query<topology::Choice>,
     Query<letters::Choice>,
     Query<IncidentsQuery>,
+    Query<TasksQuery>,
 );
 
 /// Opens a stream.
@@ -160,6 +168,7 @@ pub async fn stream(
         Query(links),
         Query(letters),
         Query(incidents),
+        Query(tasks),
     ): Asked,
     headers: HeaderMap,
 ) -> Response {
@@ -186,6 +195,7 @@ pub async fn stream(
             links,
             letters,
             incidents,
+            tasks,
             may_operate: person.role >= Role::Operator,
         },
         state,
@@ -386,6 +396,13 @@ impl Feed {
                 let id = view.wish.incident.as_deref().unwrap_or_default();
                 Beside::Incident(Seen::read(state, id).await?.map(Box::new))
             }
+            Page::Tasks => Beside::Tasks(Box::new(tasks::Listing::read(state, &view.tasks).await?)),
+            Page::Task => match task::Sight::read(state, view.wish.task.as_deref().unwrap_or_default()).await
+            {
+                Ok(sight) => Beside::Task(Some(Box::new(sight))),
+                Err(ApiError::NotFound(_)) => Beside::Task(None),
+                Err(error) => return Err(error),
+            },
             _ => Beside::Nothing,
         };
         Ok((picture, beside))
@@ -409,6 +426,8 @@ impl Feed {
             }
             Beside::Incidents(listing) => return incidents::block(topic, picture, listing, &view.incidents),
             Beside::Incident(seen) => return incident::block(topic, picture, seen.as_deref()?),
+            Beside::Tasks(listing) => return tasks::block(topic, picture, listing, &view.tasks),
+            Beside::Task(sight) => return task::block(topic, picture, sight.as_deref()?),
             Beside::Target(sight) => return target::block(topic, picture, sight.as_deref()?, &view.choice),
         }
         match (view.wish.page, &view.wish.machine) {
@@ -420,7 +439,7 @@ impl Feed {
             (Page::Settings, _) => settings::block(topic, picture, view.may_operate),
             (Page::Mesh, _) => mesh::block(topic, picture),
             (Page::Pipeline | Page::Probe | Page::Tokens | Page::Incidents | Page::Incident, _) => None,
-            (Page::Target, _) => None,
+            (Page::Target | Page::Tasks | Page::Task | Page::NewTask, _) => None,
         }
     }
 

@@ -25,7 +25,7 @@ use super::{
     picture::{Machine, Picture, Scene},
     range::{Span, TimeQuery},
     rates::Looks,
-    setting_routes, target, topology, visits,
+    setting_routes, target, tasks, topology, visits,
 };
 use crate::{
     auth::{self, Person, SignInError},
@@ -88,6 +88,7 @@ pub fn router() -> Router<Arc<State>> {
         .merge(visits::router())
         .merge(counting::router())
         .merge(incidents::router())
+        .merge(tasks::router())
         .merge(target::router())
         .merge(mesh::router())
         .route("/topology", get(show_topology))

@@ -105,7 +105,9 @@ pub fn concerns(change: Change, topic: &str) -> bool {
         Change::TargetsChanged => {
             matches!(topic, "verdict" | "first" | "events" | "matrix" | "targets" | "probes" | "setting")
         }
-        Change::TasksChanged => matches!(topic, "tasks" | "task" | "attempts" | "schedules" | "workload"),
+        Change::TasksChanged => {
+            matches!(topic, "verdict" | "tasks" | "task" | "attempts" | "schedules" | "workload")
+        }
         Change::TaskOutput => topic == "output",
         Change::AlertsChanged => matches!(topic, "verdict" | "alerts" | "alert-log" | "issues" | "notices"),
     }
@@ -116,7 +118,7 @@ mod tests {
     use super::*;
     use crate::pages::{
         alerting, incident, incidents, machine, machines, mesh, network, overview, pipeline, probe, settings,
-        target, tokens, topology,
+        target, task, tasks, tokens, topology,
     };
 
     #[test]
@@ -136,6 +138,8 @@ mod tests {
             pipeline::TOPICS,
             probe::TOPICS,
             tokens::TOPICS,
+            tasks::TOPICS,
+            task::TOPICS,
             "verdict,horizon",
         ];
         let news = Change::ALL.into_iter().filter(|change| *change != Change::SettingsChanged);

@@ -10,4 +10,5 @@ mod links;
 mod pages;
 mod scores;
 mod targets;
+mod tasks;
 mod trust;
