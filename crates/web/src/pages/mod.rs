@@ -22,6 +22,7 @@
 
 mod alerting;
 mod alerting_forms;
+mod alerting_routes;
 mod answers;
 mod assets;
 mod block;
