@@ -20,6 +20,8 @@
 //! It decides nothing: levels, scores and verdicts are made in `engine`. It keeps no session; who looks is
 //! told by `crate::auth`.
 
+mod alerting;
+mod alerting_forms;
 mod answers;
 mod assets;
 mod block;
