@@ -257,6 +257,7 @@ fn quiet_words(quiet: &QuietHours) -> String {
 /// Renders one block of this page by its live name.
 pub fn block(name: &str, picture: &Picture, may_operate: bool) -> Option<Block> {
     Some(match name {
+        "verdict" => frame::heading(&verdict(picture)),
         "alert-log" => alert_log(picture, may_operate),
         "notices" => notices(picture),
         _ => return None,

@@ -302,6 +302,7 @@ impl Frame {
             Place::Tasks if bare.starts_with("/tasks/") => "&page=task",
             Place::Tasks => "&page=tasks",
             Place::Settings if bare == super::tokens::PATH => "&page=tokens",
+            Place::Settings if bare == super::alerting::PATH => "&page=alerts",
             Place::Settings => "&page=settings",
         });
         Self {

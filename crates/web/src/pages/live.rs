@@ -50,6 +50,7 @@ use tokio::{
 };
 
 use super::{
+    alerting,
     block::Block,
     charts, counting, horizon,
     incident::{self, Seen},
@@ -98,6 +99,8 @@ enum Page {
     Pipeline,
     Probe,
     Settings,
+    /// `/settings/alerts`
+    Alerts,
     Tokens,
     Tasks,
     Task,
@@ -437,6 +440,7 @@ impl Feed {
             (Page::Topology, _) => topology::block(topic, picture, &view.links),
             (Page::Network, _) => network::block(topic, picture, &view.choice),
             (Page::Settings, _) => settings::block(topic, picture, view.may_operate),
+            (Page::Alerts, _) => alerting::block(topic, picture, view.may_operate),
             (Page::Mesh, _) => mesh::block(topic, picture),
             (Page::Pipeline | Page::Probe | Page::Tokens | Page::Incidents | Page::Incident, _) => None,
             (Page::Target | Page::Tasks | Page::Task | Page::NewTask, _) => None,
