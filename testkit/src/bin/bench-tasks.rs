@@ -63,8 +63,15 @@ async fn measure(name: &str, store: Option<&str>, rate: u64, seconds: u64, tasks
     let server = Plan::new(sibling_binary()?).with(&arguments).start()?;
     let api = Api::plain(&server.http())?.with_token(&server.token("operate")?);
     // A machine that is busy with its bench is critical, and only given what is meant for it.
-    let nodes = api.json("/api/nodes").await?;
-    let node = nodes["nodes"][0]["node_id"].clone();
+    let begin = Instant::now();
+    let node = loop {
+        let nodes = api.json("/api/nodes").await?;
+        match &nodes["nodes"][0]["node_id"] {
+            Value::String(node) => break node.clone(),
+            _ if begin.elapsed() > DONE_MAX => bail!("the server's own node does not appear"),
+            _ => tokio::time::sleep(LOOK).await,
+        }
+    };
     let task = json!({"task_type": "shell", "task_data": ":", "assigned_node": node});
     // The first one also waits for the worker.
     ask(&api, task.clone()).await?;
