@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use crate::command;
 
 /// Every bench with its program and what it prints.
-const BENCHES: [(&str, &str, &str); 9] = [
+const BENCHES: [(&str, &str, &str); 11] = [
     (
         "diagnosis",
         "bench-diagnosis",
@@ -37,6 +37,16 @@ const BENCHES: [(&str, &str, &str); 9] = [
         "probe",
         "bench-probe",
         "500 targets every 10 s: how punctual, CPU a measurement, memory; --hanging 200; blackbox_exporter beside",
+    ),
+    (
+        "placement",
+        "bench-placement",
+        "places for 10,000 tasks over 1,000 nodes, with reasons; how even they are",
+    ),
+    (
+        "tasks",
+        "bench-tasks",
+        "a task's way from being asked for to its start at 200/s, and no-op tasks/s; SQLite and PostgreSQL",
     ),
     ("footprint", "bench-footprint", "server, agent and beacon at rest: resident memory, CPU, wake-ups"),
 ];

@@ -215,7 +215,7 @@ impl Desk {
             let mut workers = self.workers();
             let now_ms = self.now_ms();
             workers.by_node.get_mut(node_id).is_none_or(|worker| {
-                answer.cancel = worker.to_cancel(now_ms);
+                answer.cancel = worker.take_cancels(now_ms);
                 worker.needs_look || worker.believed != held
             })
         };
@@ -264,7 +264,7 @@ impl Desk {
             return;
         }
         worker.cancel.entry(held).or_insert(None);
-        let cancel = worker.to_cancel(now_ms);
+        let cancel = worker.take_cancels(now_ms);
         if cancel.is_empty() {
             return;
         }
@@ -416,7 +416,7 @@ impl Worker {
     }
 
     /// What it is to be told to stop now.
-    fn to_cancel(&mut self, now_ms: UnixMs) -> Vec<Held> {
+    fn take_cancels(&mut self, now_ms: UnixMs) -> Vec<Held> {
         let mut cancel = Vec::new();
         for (held, told) in &mut self.cancel {
             if told.is_none_or(|at| now_ms - at >= TELL_AGAIN_MS) {

@@ -37,9 +37,13 @@ pub fn next_after(cron: &str, time_zone: &str, after_ms: UnixMs) -> Result<UnixM
     let found = loop {
         let next = times.after(from).ok_or(TimesError::Reach)?;
         let moment = moment_of(&zone, next, false)?;
-        // The first of two passes is over.
         if moment > after {
             break moment;
+        }
+        // The first of two passes is over.
+        let second = moment_of(&zone, next, times.is_every_hour())?;
+        if second > after {
+            break second;
         }
         from = next;
     };

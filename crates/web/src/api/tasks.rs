@@ -167,7 +167,7 @@ pub async fn add(
     };
     let now_ms = state.now_ms();
     let mut tasks = add_all(&state, &person, asked).await?;
-    let is_new = tasks.iter().any(|task| task.created_at == now_ms || task.created_at > now_ms);
+    let is_new = tasks.iter().any(|task| task.created_at >= now_ms);
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     if is_many {
         return Ok((status, Json(TasksJson { tasks, next_cursor: None })).into_response());

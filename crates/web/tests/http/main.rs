@@ -9,4 +9,5 @@ mod links;
 mod pages;
 mod scores;
 mod targets;
+mod tasks;
 mod trust;
