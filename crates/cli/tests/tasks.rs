@@ -14,7 +14,10 @@ const SOON: Duration = Duration::from_secs(30);
 
 fn start(ceiling: &str) -> Server {
     let plan = Plan::new(env!("CARGO_BIN_EXE_caelum")).with(&["--ceiling", ceiling, "--worker-slots", "4"]);
-    plan.start().expect("the server starts")
+    // A machine that is busy or full with other things is no place for work otherwise.
+    let calm = ["cpu", "memory", "disk"].map(|what| format!("--health-{what}-critical"));
+    let calm: Vec<&str> = calm.iter().flat_map(|flag| [flag.as_str(), "100"]).collect();
+    plan.with(&calm).with(&["--health-load-critical", "10000"]).start().expect("the server starts")
 }
 
 async fn ask(api: &Api, task: Value) -> String {

@@ -62,16 +62,27 @@ async fn measure(name: &str, store: Option<&str>, rate: u64, seconds: u64, tasks
     }
     let server = Plan::new(sibling_binary()?).with(&arguments).start()?;
     let api = Api::plain(&server.http())?.with_token(&server.token("operate")?);
+    // A machine that is busy with its bench is critical, and only given what is meant for it.
+    let begin = Instant::now();
+    let node = loop {
+        let nodes = api.json("/api/nodes").await?;
+        match &nodes["nodes"][0]["node_id"] {
+            Value::String(node) => break node.clone(),
+            _ if begin.elapsed() > DONE_MAX => bail!("the server's own node does not appear"),
+            _ => tokio::time::sleep(LOOK).await,
+        }
+    };
+    let task = json!({"task_type": "shell", "task_data": ":", "assigned_node": node});
     // The first one also waits for the worker.
-    ask(&api, json!({"task_type": "shell", "task_data": "true"})).await?;
+    ask(&api, task.clone()).await?;
     done(&api, 1).await?;
     let mut turns = interval(Duration::from_secs_f64(1.0 / rate.max(1) as f64));
     turns.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut asking = tokio::task::JoinSet::new();
     for _ in 0..rate * seconds {
         turns.tick().await;
-        let api = api.clone();
-        asking.spawn(async move { ask(&api, json!({"task_type": "shell", "task_data": ":"})).await });
+        let (api, task) = (api.clone(), task.clone());
+        asking.spawn(async move { ask(&api, task).await });
     }
     while let Some(asked) = asking.join_next().await {
         asked.context("wait for an order")??;

@@ -37,7 +37,7 @@ pub async fn run(arguments: Run) -> Result<Exit> {
         return Ok(Exit::Fine);
     }
     let names = if tasks.len() > 1 { names(&server).await? } else { HashMap::new() };
-    let codes = follow(server, &tasks, names, arguments.client.json).await?;
+    let codes = follow(server, tasks, names, arguments.client.json).await?;
     let code = match codes.as_slice() {
         [one] => *one,
         many => i32::from(many.iter().any(|code| *code != 0)),
@@ -202,13 +202,13 @@ impl Output {
 /// Shows what tasks write until all have ended; answers their exit codes.
 async fn follow(
     server: Client,
-    tasks: &[String],
+    tasks: Vec<String>,
     names: HashMap<String, String>,
     json: bool,
 ) -> Result<Vec<i32>> {
     let (server, names) = (Arc::new(server), Arc::new(names));
     let mut following = JoinSet::new();
-    for id in tasks.iter().cloned() {
+    for id in tasks {
         let (server, names) = (Arc::clone(&server), Arc::clone(&names));
         following.spawn(async move { follow_one(&server, &id, &names, json).await });
     }
