@@ -73,6 +73,8 @@ pub enum Command {
     Probes(Probes),
     /// Show what is wrong, where and since when.
     Incidents(Incidents),
+    /// Show what is the matter with nodes, and answer it.
+    Alerts(Alerts),
     /// Judge stored windows anew, and print what that says; nothing is stored.
     Diagnose(Diagnose),
     /// Run a command on nodes, show what it writes, and end as it ends.
@@ -404,6 +406,54 @@ pub struct Nodes {
     pub client: Client,
 }
 
+/// `caelum alerts`
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Alerts {
+    /// What to do instead of listing those that stand.
+    #[command(subcommand)]
+    pub action: Option<AlertsAction>,
+    /// Which server is asked.
+    #[command(flatten)]
+    pub client: Client,
+}
+
+/// What can be done with alerts.
+#[derive(Debug, Subcommand)]
+pub enum AlertsAction {
+    /// List alerts, newest first.
+    List {
+        /// Only of this status
+        #[arg(long, default_value = "open", value_parser = ["open", "active", "acknowledged", "resolved", "all"])]
+        status: String,
+        /// Only of this severity
+        #[arg(long, value_parser = ["warning", "critical", "offline"])]
+        severity: Option<String>,
+        /// Only of this node, by id or name
+        #[arg(long)]
+        node: Option<String>,
+        /// Which server is asked.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Say that you look into an alert.
+    Ack {
+        /// Its id
+        id: String,
+        /// Which server is asked.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Say that an alert is over.
+    Resolve {
+        /// Its id
+        id: String,
+        /// Which server is asked.
+        #[command(flatten)]
+        client: Client,
+    },
+}
+
 /// What can be done with nodes.
 #[derive(Debug, Subcommand)]
 pub enum NodesAction {
@@ -414,6 +464,46 @@ pub enum NodesAction {
         /// The code that it shows
         #[arg(long)]
         code: String,
+        /// Which server is asked.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Let a node finish what it has and give it no more work.
+    Drain {
+        /// The node's id or name
+        node: String,
+        /// Which server is asked.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Give a node work again.
+    Undrain {
+        /// The node's id or name
+        node: String,
+        /// Which server is asked.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Say by which words a node can be chosen; without any, take all away.
+    Tag {
+        /// The node's id or name
+        node: String,
+        /// All of its words, such as `web` or `site=berlin`
+        tags: Vec<String>,
+        /// Site, rack or team that it is listed under; an empty text for none
+        #[arg(long)]
+        group: Option<String>,
+        /// Which server is asked.
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Say nothing about a node for a while; its alerts are shown all the same.
+    Mute {
+        /// The node's id or name
+        node: String,
+        /// For how many minutes; 0 ends it
+        #[arg(long, default_value_t = 60)]
+        minutes: u32,
         /// Which server is asked.
         #[command(flatten)]
         client: Client,
@@ -673,13 +763,14 @@ impl Args for Overrides {
             }
             command.arg(flag)
         });
-        command.arg(
-            Arg::new("no-probe")
-                .long("no-probe")
-                .action(ArgAction::SetTrue)
-                .conflicts_with("probe-enabled")
-                .help("Do not measure the network"),
-        )
+        let without = |name: &'static str, conflicting: &'static str, text: &'static str| {
+            Arg::new(name).long(name).action(ArgAction::SetTrue).conflicts_with(conflicting).help(text)
+        };
+        command.arg(without("no-probe", "probe-enabled", "Do not measure the network")).arg(without(
+            "no-worker",
+            "worker-enabled",
+            "Run no tasks",
+        ))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -702,6 +793,9 @@ impl FromArgMatches for Overrides {
         }
         if matches.get_flag("no-probe") {
             self.0.push((position("probe.enabled"), "false".to_owned()));
+        }
+        if matches.get_flag("no-worker") {
+            self.0.push((position("worker.enabled"), "false".to_owned()));
         }
         Ok(())
     }

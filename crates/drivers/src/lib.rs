@@ -5,7 +5,8 @@
 //! and limits come in as arguments; the environment and the command line are `cli`'s.
 //!
 //! Reading order: [`clock`] and [`random`], [`tls`], [`ports`],
-//! [`netinfo`], [`host`], [`memory`], [`spool`], [`probe`], [`stamp`], [`condition`], [`poster`], [`exchange`], [`beacon`], [`link`], [`traces`], [`worker`], [`work`].
+//! [`netinfo`], [`host`], [`memory`], [`spool`], [`probe`], [`stamp`], [`condition`], [`poster`], [`exchange`], [`beacon`], [`link`],
+//! [`notify`], [`traces`], [`worker`], [`work`].
 
 mod ancillary;
 pub mod beacon;
@@ -19,6 +20,7 @@ pub mod link;
 pub mod mcp;
 pub mod memory;
 pub mod netinfo;
+pub mod notify;
 pub mod orders;
 pub mod ports;
 pub mod poster;

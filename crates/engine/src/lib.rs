@@ -7,7 +7,7 @@
 //! Reading order: [`sketch`] and [`ranges`] are the two data structures; [`intake`] checks what arrives,
 //! [`window`] counts it ([`trace`] follows a few on their way), [`score`], [`experience`], [`budget`] and
 //! [`diagnose`] judge it; [`locate`] says
-//! where, [`incident`] since when; [`health`] judges machines, [`enrol`] who becomes a node, [`selector`] and
+//! where, [`incident`] since when; [`health`] judges machines, [`alert`] who is told of it, [`enrol`] who becomes a node, [`selector`] and
 //! [`target`] who measures what, and how. [`discovery`] hears which machines there are, [`membership`] knows which
 //! nodes run, over datagrams
 //! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
@@ -16,6 +16,7 @@
 
 #![deny(missing_docs)]
 
+pub mod alert;
 pub mod backlog;
 pub mod budget;
 pub mod cluster;

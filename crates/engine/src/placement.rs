@@ -203,6 +203,47 @@ impl Board {
     }
 }
 
+/// A move of work from a node that cannot do it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Move<T> {
+    /// What is moved.
+    pub work: T,
+    /// From where.
+    pub from: NodeId,
+    /// Why it cannot stay.
+    pub because: String,
+    /// Where to, and why there; none where no node can do it.
+    pub to: Option<Place>,
+}
+
+impl Board {
+    /// What waits for a node that is offline, critical or draining, and where it would go instead. Each move counts
+    /// for the next, so that what is carried out is what was planned.
+    pub fn rebalance<'a, T>(&mut self, waiting: impl IntoIterator<Item = (T, Wish<'a>)>) -> Vec<Move<T>> {
+        let mut moves = Vec::new();
+        for (work, wish) in waiting {
+            let Some(from) = wish.node else { continue };
+            let known = self.candidates.iter().find(|candidate| candidate.node_id == *from);
+            let because = match known {
+                None => Some("it is not a node".to_owned()),
+                Some(candidate) => candidate.refusal(&Wish { node: None, ..wish.clone() }),
+            };
+            // One that is only full has room again soon.
+            let Some(because) = because.filter(|_| known.is_none_or(|node| node.room != Some(0))) else {
+                continue;
+            };
+            let to = self.place(&Wish { node: None, ..wish.clone() }).ok();
+            if let (Some(_), Some(left)) =
+                (&to, self.candidates.iter_mut().find(|candidate| candidate.node_id == *from))
+            {
+                left.tasks = left.tasks.saturating_sub(1);
+            }
+            moves.push(Move { work, from: from.clone(), because, to });
+        }
+        moves
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,5 +342,27 @@ mod tests {
         let wish = Wish { words: &[], node: Some(&id), ceiling: Ceiling::Tasks };
         let mut board = Board::new(vec![critical, node("b", 0.0, 0.0)]);
         assert_eq!(board.place(&wish).unwrap().node_id, id);
+    }
+
+    #[test]
+    fn what_waits_for_a_node_that_cannot_do_it_goes_where_there_is_room() {
+        let mut draining = node("a", 0.0, 0.0);
+        draining.is_draining = true;
+        draining.tasks = 4;
+        let (a, b) = (draining.node_id.clone(), NodeId::parse("b").unwrap());
+        let mut board = Board::new(vec![draining, node("b", 10.0, 0.0), node("c", 10.0, 0.0)]);
+        let on = |node| Wish { words: &[], node, ceiling: Ceiling::Tasks };
+        let words = ["gpu".to_owned()];
+        let nowhere = Wish { words: &words, node: Some(&a), ceiling: Ceiling::Tasks };
+        let waiting =
+            vec![(1, on(Some(&a))), (2, on(Some(&b))), (3, on(Some(&a))), (4, on(None)), (5, nowhere)];
+        let moves = board.rebalance(waiting);
+        let seen: Vec<(i32, Option<&str>)> = moves
+            .iter()
+            .map(|step| (step.work, step.to.as_ref().map(|place| place.node_id.as_str())))
+            .collect();
+        assert_eq!(seen, [(1, Some("b")), (3, Some("c")), (5, None)]);
+        assert_eq!(moves[0].because, "it is draining");
+        assert_eq!(board.candidates()[0].tasks, 2);
     }
 }

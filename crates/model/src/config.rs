@@ -233,7 +233,7 @@ impl Default for Agent {
         Self {
             name: None,
             sample_interval_s: 10,
-            history_hours: 7 * 24,
+            history_hours: 24,
             server: None,
             metrics: true,
             ceiling: Ceiling::Observe,

@@ -12,9 +12,9 @@ use caelum_model::{
     envelope::{Heartbeat, MachineInfo, MessageType},
     host::HostIdentity,
     id::NodeId,
-    node::{LinkFacts, Node, NodePoint},
+    node::{LinkFacts, Node, NodePoint, NodeSetting},
 };
-use caelum_store::Store;
+use caelum_store::{Store, StoreError};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -112,6 +112,14 @@ impl Census {
             }
         };
         let name = if caelum.name.is_empty() { info.hostname.clone() } else { caelum.name };
+        if kept.is_none()
+            && let Err(error) = self.take_place(&pass.node_id, [&name, &info.hostname]).await
+        {
+            tracing::warn!(
+                code = "census.named_stays", %error,
+                "what was said about a node before it joined could not be taken over"
+            );
+        }
         let before = kept.as_ref().map(|node| node.links.clone()).unwrap_or_default();
         let node = Node {
             node_id: pass.node_id,
@@ -136,6 +144,23 @@ impl Census {
             },
         };
         self.put(node, Vec::new()).await;
+    }
+
+    /// A node that was named before it was heard is this one now: what was said about it is taken over, and
+    /// its record goes. The capabilities that it was given become tags: its own are what it says itself.
+    async fn take_place(&self, node_id: &NodeId, names: [&String; 2]) -> Result<(), StoreError> {
+        let nodes = self.store.nodes().await?;
+        let named = nodes.into_iter().find(|known| !known.is_heard() && names.contains(&&known.name));
+        let Some(named) = named else { return Ok(()) };
+        let kept = self.store.node_setting(&named.node_id).await?;
+        let mut setting = kept.unwrap_or_else(|| NodeSetting::usual(node_id.clone()));
+        setting.node_id = node_id.clone();
+        setting.tags.extend(named.links.capabilities);
+        setting.tags.sort_unstable();
+        setting.tags.dedup();
+        self.store.put_node_setting(setting).await?;
+        self.store.remove_node(&named.node_id).await?;
+        Ok(())
     }
 
     async fn record(&self, node_id: NodeId, heartbeat: Heartbeat, newest: &mut HashMap<NodeId, UnixMs>) {

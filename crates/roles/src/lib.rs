@@ -4,6 +4,7 @@
 //! answers.
 
 pub mod aggregator;
+pub mod alerts;
 pub mod bus;
 pub mod candidates;
 pub mod census;
@@ -12,9 +13,12 @@ pub mod diagnoser;
 pub mod enrol;
 pub mod ingest;
 pub mod keeper;
+pub mod lease;
 pub mod memory;
+pub mod notices;
 pub mod orders;
 pub mod probe;
+pub mod quiet;
 pub mod reporter;
 pub mod sampler;
 pub mod services;

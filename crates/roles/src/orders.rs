@@ -128,23 +128,32 @@ impl Orders {
     ) -> Result<Option<ProbeOrders>, StoreError> {
         let mut news = self.bus.subscribe();
         let end = Instant::now() + WAIT_MAX;
+        // What is looked at first may be from just before a change that was told before anybody listened here.
+        let mut again_at = Some(Instant::now() + SETTLE);
         loop {
             let orders = self.orders(client_id, hostname).await?;
             if has != Some(orders.revision.as_str()) {
                 return Ok(Some(orders));
             }
-            loop {
-                // News that was missed may have been this one.
+            let was_told = loop {
                 let change = tokio::select! {
-                    () = tokio::time::sleep_until(end) => return Ok(None),
+                    () = tokio::time::sleep_until(again_at.unwrap_or(end)) => {
+                        if again_at.take().is_none() {
+                            return Ok(None);
+                        }
+                        break false;
+                    }
                     change = news.recv() => change,
                 };
+                // News that was missed may have been this one.
                 if !matches!(change, Ok(change) if !matches!(change, Change::TargetsChanged)) {
-                    break;
+                    break true;
                 }
+            };
+            if was_told {
+                // One change often comes with others; and what was looked at before it is forgotten by then.
+                tokio::time::sleep(SETTLE).await;
             }
-            // One change often comes with others; and what was looked at before it is forgotten by then.
-            tokio::time::sleep(SETTLE).await;
         }
     }
 
@@ -423,5 +432,18 @@ mod tests {
         let second = waiting.await.expect("no panic").expect("answers").expect("has orders");
         assert_ne!(second.revision, first.revision);
         assert_eq!(urls(&second), ["https://a.example/"]);
+    }
+
+    #[tokio::test]
+    async fn a_change_told_just_before_anybody_listened_is_not_missed() {
+        let world = world().await;
+        let lab = ClientId::parse("lab").expect("valid");
+        let first = world.orders.of_probe(&lab, None).await.expect("answers").expect("has orders");
+        let target = Target::usual(TargetId::parse("a").expect("valid"), "https://a.example/".to_owned(), 1);
+        world.store.add_target(target).await.expect("adds");
+        world.bus.publish(Change::TargetsChanged);
+        // What was looked at for the first answer is still remembered.
+        let second = world.orders.of_probe(&lab, Some(&first.revision)).await.expect("answers");
+        assert_eq!(urls(&second.expect("has orders")), ["https://a.example/"]);
     }
 }

@@ -473,13 +473,13 @@ impl HistoryTier {
     /// The query that makes its steps: means weighed by what went into each part, the largest temperature and
     /// number of processes. `width`, `from` and `to` are how the parameters are written.
     pub(crate) fn merged(self, width: &str, from: &str, to: &str) -> String {
+        // By node, since that is what the keys begin with.
+        let within = format!("node_id in (select node_id from nodes) and at_ms >= {from} and at_ms < {to}");
         let (parts, weight) = match self {
-            Self::Minute => (format!("node_points where at_ms >= {from} and at_ms < {to}"), "1"),
+            Self::Minute => (format!("node_points where {within}"), "1"),
             Self::Hour => {
                 let finer = Self::Minute.width_ms();
-                let parts =
-                    format!("node_tiers where width_ms = {finer} and at_ms >= {from} and at_ms < {to}");
-                (parts, "samples")
+                (format!("node_tiers where width_ms = {finer} and {within}"), "samples")
             }
         };
         let start = format!("at_ms / {width} * {width}");
@@ -495,6 +495,35 @@ impl HistoryTier {
             merged.join(", ")
         )
     }
+}
+
+/// The query for a node's history in [from, to), thinned: samples where there are still some, before them
+/// minutes, and before those hours. The arguments are how the parameters are written.
+pub(crate) fn history(node: &str, from: &str, to: &str, stretch: &str) -> String {
+    let columns = HistoryTier::COLUMNS[4..].join(", ");
+    let thinned: Vec<String> = HistoryTier::COLUMNS[4..]
+        .iter()
+        .map(|name| match *name {
+            "temperature_celsius" | "process_count" => format!("max({name})"),
+            _ => format!("avg({name})"),
+        })
+        .collect();
+    let (minute, hour) = (HistoryTier::Minute.width_ms(), HistoryTier::Hour.width_ms());
+    let samples = format!("(select min(at_ms) from node_points where node_id = {node})");
+    let minutes =
+        format!("(select min(at_ms) from node_tiers where node_id = {node} and width_ms = {minute})");
+    let within = format!("node_id = {node} and at_ms >= {from} and at_ms < {to}");
+    let never = i64::MAX;
+    format!(
+        "select max(at_ms), {} from (
+            select at_ms, {columns} from node_points where {within}
+            union all select at_ms, {columns} from node_tiers where {within} and width_ms = {minute}
+                and at_ms <= coalesce({samples} - {minute}, {never})
+            union all select at_ms, {columns} from node_tiers where {within} and width_ms = {hour}
+                and at_ms <= coalesce({minutes} - {hour}, {samples} - {hour}, {never})
+         ) as steps group by (at_ms - {from}) / {stretch} order by 1",
+        thinned.join(", ")
+    )
 }
 
 /// Something that happened to a task.

@@ -135,8 +135,9 @@ records! {
     /// Verdicts on one pair on windows from a time on, oldest first.
     fn pair_diagnoses(client_id: &str, target: &str, family: Family, from_ms: UnixMs) -> Vec<Diagnosis>;
     // incidents
-    /// Stores incidents as they stand now, and forgets those that a late window took back, in one write.
-    fn put_incidents(incidents: Vec<Incident>, withdrawn: Vec<String>);
+    /// Stores incidents as they stand now with the notices about them, and forgets those that a late window
+    /// took back, in one write. A notice that is there already stays as it is.
+    fn put_incidents(incidents: Vec<Incident>, withdrawn: Vec<String>, notices: Vec<Notice>);
     /// Incidents, newest first.
     fn incidents(query: IncidentQuery) -> Vec<Incident>;
     /// The incident with this id.

@@ -168,7 +168,7 @@ fn place(node: &Node, roster: &Roster, own: &NodeId, now_ms: UnixMs, thresholds:
         label: node.name.clone(),
         kind: role.map_or("agent", NodeRole::as_str).to_owned(),
         status: liveness.as_str().to_owned(),
-        health: Some(nodes::judge(node, roster, now_ms, thresholds).level),
+        health: Some(nodes::judge_as(node, None, roster, now_ms, thresholds).level),
         metrics: PlaceMetricsJson {
             cpu: sample.map(|sample| sample.cpu_percent),
             memory: sample.and_then(|sample| sample.memory.percent()),

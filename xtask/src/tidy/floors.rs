@@ -29,7 +29,7 @@ const OUTBUILDINGS: [(&str, &[&str], bool); 2] =
     [("caelum-testkit", &["caelum-model", "caelum-engine", "caelum-lab"], true), ("xtask", &[], false)];
 
 /// Outside crates that are a door to the outside world, and who may hold the key.
-const DOORS: [(&str, &[&str], &str); 10] = [
+const DOORS: [(&str, &[&str], &str); 11] = [
     ("rusqlite", &["caelum-store", "caelum-queue"], "only the store and the queue keep files of records"),
     ("tokio-postgres", &["caelum-store"], "only the store speaks SQL to a server"),
     ("redis", &["caelum-store"], "coordination belongs to the store"),
@@ -37,6 +37,7 @@ const DOORS: [(&str, &[&str], &str); 10] = [
     ("axum", &["caelum-web"], "only web listens for HTTP"),
     ("tokio-tungstenite", &["caelum-drivers"], "links are a driver"),
     ("socket2", &["caelum-drivers"], "only drivers open sockets"),
+    ("lettre", &["caelum-drivers"], "mail is a driver"),
     ("sysinfo", &["caelum-drivers"], "only drivers read the host"),
     ("clap", &["caelum"], "only the roof reads arguments"),
     ("toml", &["caelum"], "only the roof reads configuration files"),

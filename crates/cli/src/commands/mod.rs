@@ -1,6 +1,7 @@
 //! One file for each command, and the step they share: from arguments to settings.
 
 mod agent;
+mod alerts;
 mod backends;
 mod cluster;
 mod config;
@@ -75,6 +76,7 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
         Command::DeadLetters(command) => wait_for(dead_letters::run(command)),
         Command::Probes(arguments) => wait_for(counting::probes(arguments)),
         Command::Incidents(arguments) => wait_for(incidents::run(arguments)),
+        Command::Alerts(arguments) => wait_for(alerts::run(arguments)),
         Command::Diagnose(arguments) => wait_for(diagnose::run(arguments)),
         Command::Run(arguments) => wait_for(run::run(arguments)),
         Command::Tasks(arguments) => wait_for(tasks::run(arguments)),

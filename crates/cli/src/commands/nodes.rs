@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::counting::now_ms;
 use crate::{
     arguments::{self, Nodes, NodesAction},
     client::{Client, segment},
@@ -22,6 +23,25 @@ pub async fn run(arguments: Nodes) -> Result<Exit> {
         None => list(&arguments.client).await,
         Some(NodesAction::Approve { machine, code, client }) => approve(&machine, &code, &client).await,
         Some(NodesAction::Revoke { node, client }) => revoke(&node, &client).await,
+        Some(NodesAction::Drain { node, client }) => {
+            change(&node, &json!({ "draining": true }), "takes no more work", &client).await
+        }
+        Some(NodesAction::Undrain { node, client }) => {
+            change(&node, &json!({ "draining": false }), "takes work again", &client).await
+        }
+        Some(NodesAction::Tag { node, tags, group, client }) => {
+            let tags: Vec<String> = tags.into_iter().filter(|tag| !tag.is_empty()).collect();
+            let mut wish = json!({ "tags": tags });
+            if let Some(group) = group {
+                wish["group"] = if group.is_empty() { Value::Null } else { group.into() };
+            }
+            change(&node, &wish, "can be chosen by its new words", &client).await
+        }
+        Some(NodesAction::Mute { node, minutes, client }) => {
+            let until_ms = (minutes > 0).then(|| now_ms() + i64::from(minutes) * 60_000);
+            let what = if minutes > 0 { "is muted" } else { "is heard again" };
+            change(&node, &json!({ "muted_until_ms": until_ms }), what, &client).await
+        }
     }
 }
 
@@ -59,6 +79,20 @@ async fn revoke(node: &str, arguments: &arguments::Client) -> Result<Exit> {
         (true, _) => format!("{answer:#}\n"),
         (false, Some(false)) => format!("{id} is shut out; the server could not write that down yet\n"),
         (false, _) => format!("{id} is shut out\n"),
+    };
+    output::print(&text)?;
+    Ok(Exit::Fine)
+}
+
+/// Changes what is said about a node.
+async fn change(node: &str, wish: &Value, what: &str, arguments: &arguments::Client) -> Result<Exit> {
+    let client = Client::new(arguments)?;
+    let answer = client.ask(Method::GET, "/api/nodes?limit=500", None).await?;
+    let id = id_of(node, &answer)?;
+    let answer = client.ask(Method::PATCH, &format!("/api/nodes/{}", segment(&id)), Some(wish)).await?;
+    let text = match arguments.json {
+        true => format!("{answer:#}\n"),
+        false => format!("{} {what}\n", output::plain(answer["name"].as_str().unwrap_or(&id))),
     };
     output::print(&text)?;
     Ok(Exit::Fine)

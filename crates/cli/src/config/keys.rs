@@ -293,7 +293,7 @@ pub static KEYS: &[Key] = &[
         "agent",
         "history_hours",
         Whole(agent.history_hours, range: (1, 365 * 24), unit: "h"),
-        "How long samples are kept for charts."
+        "How long samples are kept for charts. Minutes are kept for a month, hours for two years."
     ),
     key!(
         "agent",
@@ -392,6 +392,24 @@ pub static KEYS: &[Key] = &[
         "heartbeat_timeout_s",
         Whole(health.heartbeat_timeout_s, range: (2, DAY_S), unit: "s"),
         "Silence after which a node is offline. At least two sample intervals."
+    ),
+    key!(
+        "health",
+        "alert_hold_s",
+        Whole(health.alert_hold_s, range: (0, DAY_S), unit: "s"),
+        "How long a threshold must be reached before there is an alert. A node that is offline has one at once."
+    ),
+    key!(
+        "health",
+        "alert_clear_s",
+        Whole(health.alert_clear_s, range: (0, DAY_S), unit: "s"),
+        "How long a value must be below its threshold by the margin before its alert is over."
+    ),
+    key!(
+        "health",
+        "alert_margin",
+        Decimal(health.alert_margin, range: (0.0, 40.0), unit: "points"),
+        "How far below a threshold a value must be for its alert to end; for load, twice as many percent of the threshold."
     ),
     key!("probe", "enabled", Switch(probe.enabled), "Whether this process measures the network."),
     key!(

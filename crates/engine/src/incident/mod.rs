@@ -33,7 +33,7 @@ use caelum_model::{
     rollup::MINUTE_MS,
 };
 
-use crate::locate::{Class, Finding, Seen};
+use crate::locate::{Class, Finding, Seen, Shown};
 use flap::Flap;
 pub use history::{Changes, History};
 use open::Open;
@@ -59,10 +59,20 @@ pub struct Incidents {
 
 #[derive(Clone, Debug, Default)]
 struct Track {
-    /// First and newest window of findings that have not opened an incident, and how many.
-    pending: Option<(UnixMs, UnixMs, u32)>,
+    /// Findings that have not opened an incident.
+    pending: Option<Pending>,
     flap: Flap,
     open: Option<Open>,
+}
+
+/// Findings that wait for another one.
+#[derive(Clone, Debug)]
+struct Pending {
+    first_ms: UnixMs,
+    newest_ms: UnixMs,
+    windows: u32,
+    /// What they showed; part of the incident's numbers once there is one.
+    shown: Vec<Shown>,
 }
 
 impl Incidents {
@@ -106,9 +116,9 @@ impl Incidents {
                 continue;
             }
             let Some(opened_ms) = track.opens(window_start_ms, &finding) else { continue };
-            track.pending = None;
-            track.open =
-                Some(Open::new(opened_ms, window_start_ms, &finding, seen, track.flap.is_flapping()));
+            let earlier = track.pending.take().map(|pending| pending.shown).unwrap_or_default();
+            let is_flapping = track.flap.is_flapping();
+            track.open = Some(Open::new(opened_ms, window_start_ms, &finding, &earlier, seen, is_flapping));
             for part in self.close_parts(window_start_ms, &finding, seen) {
                 changed.insert(part.id.clone(), part);
             }
@@ -187,17 +197,27 @@ impl Track {
         if let Some(since_ms) = finding.since_ms.filter(|since_ms| *since_ms < window_start_ms) {
             return Some(since_ms);
         }
-        let (first_ms, _, count) = self
-            .pending
-            .filter(|(_, newest_ms, _)| window_start_ms - newest_ms <= TOGETHER_MS)
-            .unwrap_or((window_start_ms, window_start_ms, 0));
-        self.pending = Some((first_ms, window_start_ms, count + 1));
-        (count + 1 >= OPEN_WINDOWS).then_some(first_ms)
+        let pending =
+            self.pending.take().filter(|pending| window_start_ms - pending.newest_ms <= TOGETHER_MS);
+        let mut pending = pending.unwrap_or_else(|| Pending {
+            first_ms: window_start_ms,
+            newest_ms: window_start_ms,
+            windows: 0,
+            shown: Vec::new(),
+        });
+        pending.newest_ms = window_start_ms;
+        pending.windows += 1;
+        let (first_ms, is_enough) = (pending.first_ms, pending.windows >= OPEN_WINDOWS);
+        if !is_enough {
+            pending.shown.extend_from_slice(&finding.shown);
+        }
+        self.pending = Some(pending);
+        is_enough.then_some(first_ms)
     }
 
     fn is_forgettable(&self, window_start_ms: UnixMs) -> bool {
         let is_waiting =
-            self.pending.is_some_and(|(_, newest_ms, _)| window_start_ms - newest_ms <= TOGETHER_MS);
+            self.pending.as_ref().is_some_and(|pending| window_start_ms - pending.newest_ms <= TOGETHER_MS);
         self.open.is_none() && !is_waiting && self.flap.is_quiet()
     }
 }

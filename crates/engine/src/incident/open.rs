@@ -18,7 +18,7 @@ use super::{
 use crate::{
     diagnose::{Symptom, median},
     hash::fnv1a,
-    locate::{Class, Finding, Seen},
+    locate::{Class, Finding, Seen, Shown},
 };
 
 /// Windows whose numbers are kept; later ones replace the oldest.
@@ -70,6 +70,7 @@ impl Open {
         opened_ms: UnixMs,
         window_start_ms: UnixMs,
         finding: &Finding,
+        earlier: &[Shown],
         seen: &[Seen],
         is_flapping: bool,
     ) -> Self {
@@ -107,6 +108,9 @@ impl Open {
             finding.class,
         );
         open.windows = ((window_start_ms - opened_ms) / MINUTE_MS).clamp(1, 5) as f64;
+        // What was pending is taken to have shown it as widely as what opens it.
+        open.coverage = finding.pairs.len() as f64 / f64::from(finding.observed.max(1));
+        open.note(earlier);
         open.go_on(window_start_ms, finding, seen);
         let text = open.incident.sentence.clone();
         push_step(&mut open.incident, window_start_ms, StepKind::Opened, text);
@@ -185,14 +189,7 @@ impl Open {
                 self.touched.insert(seen[*number].facts.pair.clone());
             }
         }
-        for shown in &finding.shown {
-            let numbers = self.numbers.entry(shown.symptom).or_default();
-            push(&mut numbers.usual, shown.usual);
-            push(&mut numbers.during, shown.value);
-            push(&mut numbers.z, shown.z);
-            numbers.pairs = numbers.pairs.max(shown.pairs);
-            numbers.observed = numbers.observed.max(shown.observed);
-        }
+        self.note(&finding.shown);
         self.first = finding.shown.first().map(|shown| shown.symptom);
         self.normal.clone_from(&finding.normal);
         let incident = &mut self.incident;
@@ -220,6 +217,17 @@ impl Open {
         };
         if let Some(text) = text {
             push_step(incident, window_start_ms, StepKind::Changed, text);
+        }
+    }
+
+    fn note(&mut self, shown: &[Shown]) {
+        for shown in shown {
+            let numbers = self.numbers.entry(shown.symptom).or_default();
+            push(&mut numbers.usual, shown.usual);
+            push(&mut numbers.during, shown.value);
+            push(&mut numbers.z, shown.z);
+            numbers.pairs = numbers.pairs.max(shown.pairs);
+            numbers.observed = numbers.observed.max(shown.observed);
         }
     }
 
@@ -274,13 +282,14 @@ impl Open {
             .numbers
             .iter()
             .map(|(symptom, numbers)| {
-                let after = (!numbers.after.is_empty() && self.clear > 0).then(|| mid(&numbers.after));
+                let sum = |values: &[f64]| typical(*symptom, values);
+                let after = (!numbers.after.is_empty() && self.clear > 0).then(|| sum(&numbers.after));
                 let evidence = IncidentEvidence {
                     measure: symptom.measure(),
-                    before: mid(&numbers.usual),
-                    during: mid(&numbers.during),
+                    before: sum(&numbers.usual),
+                    during: sum(&numbers.during),
                     after,
-                    z: mid(&numbers.z),
+                    z: sum(&numbers.z),
                     pairs: numbers.pairs,
                     pairs_observed: numbers.observed,
                 };
@@ -324,7 +333,7 @@ impl Open {
     /// What it costs people, and how many pairs.
     fn severity(&self) -> Severity {
         let lost = self.numbers.iter().map(|(symptom, numbers)| {
-            let (during, usual) = (mid(&numbers.during), mid(&numbers.usual));
+            let (during, usual) = (typical(*symptom, &numbers.during), typical(*symptom, &numbers.usual));
             match symptom {
                 Symptom::Failures(_) => during / 100.0,
                 Symptom::Throughput => 1.0 - (during / usual.max(1.0)).clamp(0.0, 1.0),
@@ -350,8 +359,15 @@ fn part(extra: f64, half: f64) -> f64 {
     extra / (extra + half)
 }
 
-fn mid(values: &[f64]) -> f64 {
-    median(&mut values.to_vec())
+/// One number for several windows. What is lost comes at times: most windows may show none of it, and only
+/// the mean says how much it was. Anything else has its median, which no single window moves.
+fn typical(symptom: Symptom, values: &[f64]) -> f64 {
+    match symptom {
+        Symptom::Loss | Symptom::Failures(_) if !values.is_empty() => {
+            values.iter().sum::<f64>() / values.len() as f64
+        }
+        _ => median(&mut values.to_vec()),
+    }
 }
 
 fn push(values: &mut Vec<f64>, value: f64) {
@@ -378,4 +394,20 @@ fn pair_ref(pair: &Entity) -> Option<PairRef> {
             .find(|known| known.as_str() == family)
             .unwrap_or_default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use caelum_model::event::ErrorStage;
+
+    use super::*;
+
+    #[test]
+    fn loss_that_comes_at_times_is_told_by_its_mean() {
+        let windows = [0.0, 0.0, 0.0, 0.0, 20.0, 0.0, 0.0, 4.0];
+        assert!((typical(Symptom::Loss, &windows) - 3.0).abs() < 1e-9);
+        assert!((typical(Symptom::Failures(ErrorStage::Tcp), &windows) - 3.0).abs() < 1e-9);
+        assert!(typical(Symptom::Connect, &windows).abs() < 1e-9);
+        assert!(typical(Symptom::Loss, &[]).is_finite(), "before the first window");
+    }
 }

@@ -11,6 +11,11 @@ use caelum_model::{
 
 /// Busy share of all cores from which on a probe's machine is in its own way, percent.
 const BUSY_PERCENT: u8 = 90;
+/// How much busier than usual it must be for that, percent points: a machine that is always busy was so while
+/// all was well.
+const BUSIER_PERCENT: f32 = 20.0;
+/// Share of a new window in what is usual.
+const USUAL_SHARE: f32 = 0.1;
 /// Round trip to a machine's own gateway from which on it is slow, µs.
 const GATEWAY_SLOW_US: u32 = 30_000;
 
@@ -107,8 +112,27 @@ fn shared_resolver(text: &str) -> Option<String> {
     }
 }
 
+/// How busy a probe's machine usually is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct UsualLoad {
+    cpu_percent: Option<f32>,
+}
+
+impl UsualLoad {
+    /// Takes the condition of one more window.
+    pub fn note(&mut self, condition: &Condition) {
+        let Some(percent) = condition.cpu_percent.map(f32::from) else { return };
+        let usual = self.cpu_percent.get_or_insert(percent);
+        *usual += USUAL_SHARE * (percent - *usual);
+    }
+
+    fn is_exceeded_by(self, percent: u8) -> bool {
+        self.cpu_percent.is_none_or(|usual| f32::from(percent) >= usual + BUSIER_PERCENT)
+    }
+}
+
 /// What is wrong with a probe's own machine, in words.
-pub fn own_trouble(condition: &Condition) -> Option<String> {
+pub fn own_trouble(condition: &Condition, usual: UsualLoad) -> Option<String> {
     if condition.is_interface_down {
         let interface = condition.interface.as_deref().unwrap_or("its interface");
         return Some(format!("{interface} is down"));
@@ -119,5 +143,8 @@ pub fn own_trouble(condition: &Condition) -> Option<String> {
     if let Some(us) = condition.gateway_us.filter(|us| *us >= GATEWAY_SLOW_US) {
         return Some(format!("its gateway takes {} ms", us / 1_000));
     }
-    condition.cpu_percent.filter(|percent| *percent >= BUSY_PERCENT).map(|percent| format!("CPU {percent} %"))
+    condition
+        .cpu_percent
+        .filter(|percent| *percent >= BUSY_PERCENT && usual.is_exceeded_by(*percent))
+        .map(|percent| format!("CPU {percent} %"))
 }

@@ -31,7 +31,7 @@ use caelum_model::{
 
 use crate::diagnose::{Signals, Symptom, Symptoms};
 pub use cover::locate;
-pub use facts::{Facts, own_trouble};
+pub use facts::{Facts, UsualLoad, own_trouble};
 
 /// The numbers that localisation depends on. Their origin is the design where it gives a number, else the
 /// scorecard; `docs/diagnosis.md` discusses them.

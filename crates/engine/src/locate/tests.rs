@@ -84,17 +84,29 @@ fn all_targets_of_one_probe_are_its_own_side() {
 }
 
 #[test]
+fn a_machine_that_is_always_busy_is_not_to_blame_for_that() {
+    let busy = |percent| Condition { cpu_percent: Some(percent), ..Condition::default() };
+    let usual_after = |percent| {
+        let mut usual = UsualLoad::default();
+        (0..30).for_each(|_| usual.note(&busy(percent)));
+        usual
+    };
+    assert_eq!(own_trouble(&busy(99), usual_after(92)), None);
+    assert_eq!(own_trouble(&busy(99), usual_after(30)).as_deref(), Some("CPU 99 %"));
+}
+
+#[test]
 fn a_probe_whose_machine_is_in_trouble_is_told_so() {
     let mut seen = world(|probe, _| when(probe == 2, &[Symptom::Connect]));
     let condition = Condition { cpu_percent: Some(97), ..Condition::default() };
     for pair in seen.iter_mut().filter(|pair| pair.facts.client_id.as_str() == "p2") {
-        pair.own_trouble = own_trouble(&condition).map(String::into_boxed_str);
+        pair.own_trouble = own_trouble(&condition, UsualLoad::default()).map(String::into_boxed_str);
     }
     let findings = locate(&Config::default(), &seen, &BTreeSet::new());
     assert_eq!(findings[0].place, "the machine of probe p2 itself (CPU 97 %)");
-    assert_eq!(own_trouble(&Condition::default()), None);
+    assert_eq!(own_trouble(&Condition::default(), UsualLoad::default()), None);
     let lost = Condition { is_gateway_lost: true, ..Condition::default() };
-    assert_eq!(own_trouble(&lost).as_deref(), Some("its gateway does not answer"));
+    assert_eq!(own_trouble(&lost, UsualLoad::default()).as_deref(), Some("its gateway does not answer"));
 }
 
 #[test]

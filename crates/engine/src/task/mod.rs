@@ -100,6 +100,11 @@ pub enum TaskEvent {
         /// Which.
         task: TaskId,
     },
+    /// It is to be done by this node and no other.
+    Assigned {
+        /// Which.
+        node_id: NodeId,
+    },
     /// Somebody asks for it to be done again.
     Retry {
         /// Who.
@@ -121,6 +126,7 @@ impl TaskEvent {
             Self::CancelRequested { .. } => "cancel",
             Self::BlockerDone => "release",
             Self::BlockerFailed { .. } => "call off",
+            Self::Assigned { .. } => "go to another node",
             Self::Retry { .. } => "retry",
         }
     }
@@ -232,6 +238,9 @@ pub fn next(mut task: Task, event: TaskEvent, now_ms: UnixMs, chance: u64) -> Re
             task.cancelled_by.get_or_insert(by);
         }
         (Cancelled, TaskEvent::CancelRequested { .. }) => {}
+        (Queued, TaskEvent::Assigned { node_id }) => {
+            task.order.assigned_node = Some(node_id);
+        }
         (Queued, TaskEvent::BlockerDone) => {
             task.blockers = task.blockers.saturating_sub(1);
         }
@@ -269,7 +278,10 @@ pub fn next(mut task: Task, event: TaskEvent, now_ms: UnixMs, chance: u64) -> Re
             | Cancelled
             | TaskState::TimedOut
             | TaskState::Lost,
-            TaskEvent::Lease { .. } | TaskEvent::BlockerDone | TaskEvent::BlockerFailed { .. },
+            TaskEvent::Lease { .. }
+            | TaskEvent::Assigned { .. }
+            | TaskEvent::BlockerDone
+            | TaskEvent::BlockerFailed { .. },
         )
         | (
             Succeeded | TaskState::Failed | TaskState::TimedOut | TaskState::Lost,

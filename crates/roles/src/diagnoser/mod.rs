@@ -7,9 +7,8 @@
 //! event revises them.
 //!
 //! A window that all pairs have been judged for is looked at as a whole ([`located`]): what is wrong at which
-//! place becomes an incident. Where several diagnosers share a store, one at a time judges ([`lease`]).
+//! place becomes an incident. Where several diagnosers share a store, one at a time judges ([`crate::lease`]).
 
-pub mod lease;
 mod located;
 mod pairs;
 mod places;
@@ -21,13 +20,15 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use caelum_drivers::clock::Clock;
-use caelum_engine::diagnose::Config;
+use caelum_engine::{alert, diagnose::Config};
 use caelum_model::{
     UnixMs,
+    alert::{Notice, NoticeChannel, NoticeKind},
     incident::Incident,
+    node::Level,
     rollup::{MINUTE_MS, Rollup, RollupKey},
 };
-use caelum_store::{IncidentQuery, RollupQuery, Store, StoreError};
+use caelum_store::{IncidentQuery, NoticeQuery, RollupQuery, Store, StoreError};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
@@ -35,8 +36,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::{Bus, Change};
-use lease::Lease;
+use crate::{
+    bus::{Bus, Change},
+    lease::{self, Lease},
+    quiet,
+};
 use located::Located;
 use pairs::{PairKey, Pairs, Rewrite};
 use places::Places;
@@ -120,7 +124,8 @@ impl Diagnoser {
     /// Waits for its turn, then follows until told to stop, or somebody else's turn has come.
     async fn lead(&self, stop: &CancellationToken) -> Result<(), StoreError> {
         let Some(owner) = &self.owner else { return self.follow(stop).await };
-        let lease = Lease::new(Arc::clone(&self.store), Arc::clone(&self.clock), owner.clone());
+        let lease =
+            Lease::new(lease::DIAGNOSER, Arc::clone(&self.store), Arc::clone(&self.clock), owner.clone());
         let taken = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             taken = lease.take() => taken,
@@ -276,10 +281,47 @@ impl Diagnoser {
         if changes.is_empty() {
             return Ok(());
         }
-        self.store.put_incidents(changes.incidents.clone(), changes.withdrawn.clone()).await?;
+        let notices = self.notices(&changes.incidents).await?;
+        self.store.put_incidents(changes.incidents.clone(), changes.withdrawn.clone(), notices).await?;
         located.tell(&changes);
         self.bus.publish(Change::IncidentsChanged);
         Ok(())
+    }
+
+    /// What people are told of these incidents. A notice that is there already is not made again, so an
+    /// incident that opens once more, or is found again, is told of once; its end is told where its beginning was.
+    async fn notices(&self, incidents: &[Incident]) -> Result<Vec<Notice>, StoreError> {
+        let settings = self.store.notice_settings().await?.unwrap_or_default();
+        let now_ms = self.clock.now_ms();
+        let hush_until_ms = quiet::until(&settings.quiet_hours, None, now_ms);
+        let mut notices = Vec::new();
+        for incident in incidents {
+            if incident.closed_window_ms.is_none() {
+                let kind = NoticeKind::Failure;
+                notices.extend(alert::of_incident(incident, kind, now_ms, hush_until_ms, &settings.channels));
+                continue;
+            }
+            let query =
+                NoticeQuery { subject_id: Some(incident.id.clone()), limit: PAGE, ..NoticeQuery::default() };
+            let told = self.store.notices(query).await?;
+            let was_told = |name: &str| {
+                told.iter().any(|notice| notice.channel == name && notice.kind == NoticeKind::Failure)
+            };
+            let channels: Vec<NoticeChannel> = settings
+                .channels
+                .iter()
+                .filter(|channel| was_told(&channel.name))
+                .map(|channel| NoticeChannel { least: Level::Healthy, ..channel.clone() })
+                .collect();
+            notices.extend(alert::of_incident(
+                incident,
+                NoticeKind::Recovery,
+                now_ms,
+                hush_until_ms,
+                &channels,
+            ));
+        }
+        Ok(notices)
     }
 
     /// The rows of a pair from some hours before a time on.

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use caelum_engine::{
     diagnose::{Config, Observation, Pair, Signals, Verdicts},
-    locate,
+    locate::{self, UsualLoad},
 };
 use caelum_model::{
     UnixMs,
+    details::Condition,
     diagnosis::{Diagnosis, PairStatus},
     event::Family,
     id::ClientId,
@@ -88,6 +89,8 @@ struct Followed {
     seen_at_ms: UnixMs,
     /// What judged windows showed, until it is taken.
     shown: Vec<Shown>,
+    /// How busy the probe's machine usually is.
+    usual_load: UsualLoad,
 }
 
 struct Pending {
@@ -95,8 +98,8 @@ struct Pending {
     is_settled: bool,
     /// The resolver asked.
     resolver: Option<Box<str>>,
-    /// What is wrong with the probe's own machine.
-    own_trouble: Option<Box<str>>,
+    /// How the probe's own machine was.
+    condition: Option<Box<Condition>>,
 }
 
 /// What a judged window of a pair showed, and what else localisation wants to know of it.
@@ -323,6 +326,7 @@ impl Pairs {
             rewrite: None,
             seen_at_ms: now_ms,
             shown: Vec::new(),
+            usual_load: UsualLoad::default(),
         });
         followed.seen_at_ms = now_ms;
         followed
@@ -351,11 +355,16 @@ impl Followed {
     }
 
     fn step(&mut self, key: &PairKey, pending: Pending) -> Option<Verdicts> {
-        let Pending { observation, resolver, own_trouble, .. } = pending;
+        let Pending { observation, resolver, condition, .. } = pending;
         let (start_ms, count) = (observation.window_start_ms, observation.count);
         let before = self.pair.clone();
         let verdicts = self.pair.judge(observation)?;
         self.before = Some((before, verdicts.from_ms));
+        let usual_load = self.usual_load;
+        let own_trouble = condition.as_deref().and_then(|condition| {
+            self.usual_load.note(condition);
+            locate::own_trouble(condition, usual_load).map(String::into_boxed_str)
+        });
         if let Some(signals) = self.pair.signals() {
             self.shown.push(Shown { signals, resolver, own_trouble });
         }
@@ -393,7 +402,7 @@ impl Pending {
                     observation,
                     is_settled: rollup.state != RollupState::Provisional,
                     resolver: rollup.last.resolver.as_deref().map(Box::from),
-                    own_trouble: condition.and_then(locate::own_trouble).map(String::into_boxed_str),
+                    condition: condition.cloned().map(Box::new),
                 })
             }
             Err(error) => {

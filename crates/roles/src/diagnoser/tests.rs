@@ -367,7 +367,9 @@ async fn a_slow_target_becomes_an_incident_that_a_restart_goes_on_with() {
 #[tokio::test]
 async fn of_two_diagnosers_on_one_store_one_judges_and_the_other_takes_over() {
     let scene = Scene::open().await;
-    let lease = |name: &str| Lease::new(Arc::clone(&scene.store), scene.clock.clone(), name.to_owned());
+    let lease = |name: &str| {
+        Lease::new(lease::DIAGNOSER, Arc::clone(&scene.store), scene.clock.clone(), name.to_owned())
+    };
     let (one, two) = (lease("one"), lease("two"));
     one.take().await.expect("asked");
     let waits = tokio::time::timeout(Duration::from_millis(700), two.take()).await;

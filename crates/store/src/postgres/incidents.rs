@@ -1,10 +1,10 @@
 //! Incidents.
 
-use caelum_model::{UnixMs, incident::Incident};
+use caelum_model::{UnixMs, alert::Notice, incident::Incident};
 use tokio_postgres::types::ToSql;
 
 use super::{
-    Postgres,
+    Postgres, notices,
     session::{from_json, limit},
     settings::plain,
     to_json,
@@ -12,11 +12,13 @@ use super::{
 use crate::{IncidentQuery, StoreError};
 
 impl Postgres {
-    /// Stores incidents as they stand now, and forgets those that a late window took back, in one write.
+    /// Stores incidents as they stand now with the notices about them, and forgets those that a late window
+    /// took back, in one write. A notice that is there already stays as it is.
     pub async fn put_incidents(
         &self,
         incidents: Vec<Incident>,
         withdrawn: Vec<String>,
+        told: Vec<Notice>,
     ) -> Result<(), StoreError> {
         let session = self.session("store incidents").await?;
         session.begin().await?;
@@ -44,6 +46,7 @@ impl Postgres {
                 ],
             )
             .await?;
+        notices::add(&session, &told).await?;
         session.commit().await?;
         self.written(session).await
     }

@@ -13,7 +13,7 @@ use super::{
     settings::plain,
     to_json,
 };
-use crate::StoreError;
+use crate::{StoreError, query};
 
 const PUT_NODE: &str = "insert into nodes (node_id, name, document, seen_at_ms) values ($1, $2, $3, $4)
     on conflict (node_id) do update set
@@ -124,13 +124,7 @@ impl Postgres {
         let session = self.stale_session("read a node's history").await?;
         let rows = session
             .rows(
-                "select max(at_ms), avg(cpu_percent), avg(memory_percent), avg(swap_percent),
-                    avg(disk_percent), avg(load_1), avg(load_5), avg(load_15),
-                    avg(disk_read_bytes_per_s), avg(disk_written_bytes_per_s),
-                    avg(received_bytes_per_s), avg(sent_bytes_per_s), max(temperature_celsius),
-                    max(process_count)
-                 from node_points where node_id = $1 and at_ms >= $2 and at_ms < $3
-                 group by (at_ms - $2) / $4 order by 1",
+                &query::history("$1", "$2::bigint", "$3::bigint", "$4::bigint"),
                 &[&node_id.as_str(), &from_ms, &to_ms, &stretch],
             )
             .await?;

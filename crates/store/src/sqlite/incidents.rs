@@ -1,17 +1,19 @@
 //! Incidents.
 
-use caelum_model::{UnixMs, incident::Incident};
+use caelum_model::{UnixMs, alert::Notice, incident::Incident};
 use rusqlite::{OptionalExtension, Row, params, params_from_iter, types::Value};
 
-use super::{Sqlite, from_json, to_json};
+use super::{Sqlite, from_json, notices, to_json};
 use crate::{IncidentQuery, StoreError};
 
 impl Sqlite {
-    /// Stores incidents as they stand now, and forgets those that a late window took back, in one write.
+    /// Stores incidents as they stand now with the notices about them, and forgets those that a late window
+    /// took back, in one write. A notice that is there already stays as it is.
     pub async fn put_incidents(
         &self,
         incidents: Vec<Incident>,
         withdrawn: Vec<String>,
+        told: Vec<Notice>,
     ) -> Result<(), StoreError> {
         self.write("store incidents", move |transaction| {
             let mut forget = transaction.prepare_cached("delete from incidents where id = ?1")?;
@@ -34,7 +36,7 @@ impl Sqlite {
                     to_json(incident)
                 ])?;
             }
-            Ok(())
+            notices::add(transaction, &told)
         })
         .await
     }

@@ -8,7 +8,7 @@ use caelum_model::{
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::{Sqlite, from_json, to_json};
-use crate::StoreError;
+use crate::{StoreError, query};
 
 impl Sqlite {
     /// Stores a node, and the point its sample gives, in one write.
@@ -101,15 +101,7 @@ impl Sqlite {
         let stretch = ((to_ms - from_ms) / (max_points.max(1) as i64)).max(1);
         self.read("read a node's history", move |connection| {
             connection
-                .prepare_cached(
-                    "select max(at_ms), avg(cpu_percent), avg(memory_percent), avg(swap_percent),
-                        avg(disk_percent), avg(load_1), avg(load_5), avg(load_15),
-                        avg(disk_read_bytes_per_s), avg(disk_written_bytes_per_s),
-                        avg(received_bytes_per_s), avg(sent_bytes_per_s), max(temperature_celsius),
-                        max(process_count)
-                     from node_points where node_id = ?1 and at_ms >= ?2 and at_ms < ?3
-                     group by (at_ms - ?2) / ?4 order by 1",
-                )?
+                .prepare_cached(&query::history("?1", "?2", "?3", "?4"))?
                 .query_map(params![node_id, from_ms, to_ms, stretch], point_of)?
                 .collect()
         })

@@ -43,7 +43,7 @@ fn ids(incidents: &[Incident]) -> Vec<&str> {
 async fn incidents_are_listed_newest_first_and_cut_by_what_is_asked(records: Records) {
     let store = &records.store;
     let all = [incident("a", 10, Some(20)), incident("b", 15, None), incident("c", 30, None)];
-    store.put_incidents(all.to_vec(), vec![]).await.expect("stores");
+    store.put_incidents(all.to_vec(), vec![], vec![]).await.expect("stores");
     let list = async |query: IncidentQuery| store.incidents(query).await.expect("lists");
     let any = IncidentQuery { limit: 10, ..IncidentQuery::default() };
     assert_eq!(ids(&list(any.clone()).await), ["c", "b", "a"]);
@@ -64,14 +64,14 @@ async fn incidents_are_listed_newest_first_and_cut_by_what_is_asked(records: Rec
 async fn an_incident_is_replaced_withdrawn_and_forgotten_once_over(records: Records) {
     let store = &records.store;
     store
-        .put_incidents(vec![incident("a", 10, None), incident("b", 11, None)], vec![])
+        .put_incidents(vec![incident("a", 10, None), incident("b", 11, None)], vec![], vec![])
         .await
         .expect("stores");
     let over = Incident { revision: 2, ..incident("a", 10, Some(40)) };
-    store.put_incidents(vec![over.clone()], vec!["b".to_owned()]).await.expect("stores");
+    store.put_incidents(vec![over.clone()], vec!["b".to_owned()], vec![]).await.expect("stores");
     assert_eq!(store.incident("a").await.expect("reads"), Some(over));
     assert_eq!(store.incident("b").await.expect("reads"), None);
-    store.put_incidents(vec![incident("c", 12, None)], vec![]).await.expect("stores");
+    store.put_incidents(vec![incident("c", 12, None)], vec![], vec![]).await.expect("stores");
     assert_eq!(store.drop_incidents(40).await.expect("drops"), 0);
     assert_eq!(store.drop_incidents(41).await.expect("drops"), 1);
     assert!(store.incident("c").await.expect("reads").is_some(), "what is open stays");

@@ -3,6 +3,7 @@
 //! A promise is a function of [`Records`]; the list at its file's end runs it on each backend.
 
 mod admission;
+mod alerts;
 mod incidents;
 mod tasks;
 mod windows;

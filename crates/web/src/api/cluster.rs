@@ -183,9 +183,10 @@ pub async fn stats(
 ) -> Result<Json<ClusterStatsJson>, ApiError> {
     let (now_ms, thresholds, roster) = (state.now_ms(), state.thresholds(), state.roster());
     let mut levels = NodeLevelsJson::default();
+    let settings = nodes::settings(&state).await?;
     for node in state.store.nodes().await? {
         levels.total += 1;
-        match nodes::judge(&node, &roster, now_ms, &thresholds).level {
+        match nodes::judge_as(&node, settings.get(&node.node_id), &roster, now_ms, &thresholds).level {
             Level::Healthy => levels.healthy += 1,
             Level::Warning => levels.warning += 1,
             Level::Critical => levels.critical += 1,

@@ -4,15 +4,19 @@
 //! not known is null, never zero.
 
 pub mod access;
+pub(crate) mod alerts;
 pub(crate) mod cluster;
 pub(crate) mod enrol;
 pub(crate) mod flow;
 pub(crate) mod incidents;
 pub(crate) mod measures;
 pub(crate) mod network;
+pub(crate) mod node_writes;
 pub(crate) mod nodes;
+pub(crate) mod notice_settings;
 mod orders;
 pub mod pipeline;
+mod placing;
 pub(crate) mod probes;
 pub(crate) mod schedules;
 pub(crate) mod scores;
@@ -88,11 +92,20 @@ pub fn router() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .routes(routes!(session::login))
         .routes(routes!(session::logout))
         .routes(routes!(session::me))
-        .routes(routes!(nodes::list))
+        .routes(routes!(nodes::list, node_writes::add_node))
         .routes(routes!(nodes::health))
         .routes(routes!(nodes::thresholds, nodes::put_thresholds))
-        .routes(routes!(nodes::one, enrol::revoke_node))
+        .routes(routes!(nodes::one, node_writes::change_node, enrol::revoke_node))
         .routes(routes!(nodes::one_health))
+        .routes(routes!(alerts::list))
+        .routes(routes!(alerts::acknowledge))
+        .routes(routes!(alerts::resolve))
+        .routes(routes!(alerts::notices))
+        .routes(routes!(placing::recommend))
+        .routes(routes!(placing::distribution))
+        .routes(routes!(placing::rebalance))
+        .routes(routes!(notice_settings::notice_settings, notice_settings::put_notice_settings))
+        .routes(routes!(notice_settings::test))
         .routes(routes!(nodes::history))
         .routes(routes!(targets::list_targets, target_writes::add_target))
         .routes(routes!(target_writes::templates))

@@ -1,6 +1,6 @@
 //! Nodes, their health and their history.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     Json,
@@ -10,13 +10,15 @@ use caelum_engine::health;
 use caelum_model::{
     UnixMs,
     access::Role,
+    alert::Alert,
     cluster::{Ceiling, Liveness, Roster, Service},
     host::{HostIdentity, HostSample},
     id::NodeId,
-    node::{Issue, Level, Node, NodePoint, Threshold, Thresholds},
+    node::{Issue, Level, Node, NodePoint, NodeSetting, Threshold, Thresholds},
     wire::ErrorJson,
 };
 use caelum_roles::bus::Change;
+use caelum_store::AlertQuery;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -29,6 +31,34 @@ use crate::{
 const POINTS_DEFAULT: usize = 360;
 /// Most points of a history.
 const POINTS_MAX: usize = 2000;
+
+/// How a node fares, or that it is being emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeStatus {
+    /// Nothing crosses a threshold.
+    Healthy,
+    /// A metric reached its warning threshold.
+    Warning,
+    /// A metric reached its critical threshold.
+    Critical,
+    /// It cannot be reached.
+    Offline,
+    /// It finishes what it has and takes no more work.
+    Draining,
+}
+
+impl NodeStatus {
+    fn of(level: Level, setting: &NodeSetting) -> Self {
+        match level {
+            Level::Offline => Self::Offline,
+            _ if setting.draining => Self::Draining,
+            Level::Healthy => Self::Healthy,
+            Level::Warning => Self::Warning,
+            Level::Critical => Self::Critical,
+        }
+    }
+}
 
 /// A node as programs see it. Percentages are 0 to 100.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
@@ -45,8 +75,18 @@ pub struct NodeJson {
     pub role: String,
     /// Everything it runs.
     pub roles: Vec<String>,
-    /// How it fares.
-    pub status: Level,
+    /// How it fares, or that it is being emptied.
+    pub status: NodeStatus,
+    /// Whether it has ever said anything; one that was only named has not.
+    pub heard: bool,
+    /// Site, rack or team that it is listed under.
+    pub group: Option<String>,
+    /// Words that people gave it.
+    pub tags: Vec<String>,
+    /// Whether it is to finish what it has and take no more work.
+    pub draining: bool,
+    /// Until when nothing is said about it.
+    pub muted_until_ms: Option<UnixMs>,
     /// Processor use.
     pub cpu_usage: Option<f64>,
     /// Memory use.
@@ -76,8 +116,15 @@ pub struct NodeJson {
 }
 
 impl NodeJson {
-    /// A node as of now.
-    pub fn of(node: &Node, roster: &Roster, now_ms: UnixMs, thresholds: &Thresholds) -> Self {
+    /// A node as of now, with the cluster's thresholds.
+    pub fn of(
+        node: &Node,
+        setting: &NodeSetting,
+        roster: &Roster,
+        now_ms: UnixMs,
+        thresholds: &Thresholds,
+    ) -> Self {
+        let level = judge_as(node, Some(setting), roster, now_ms, thresholds).level;
         let sample = node.sample.as_ref();
         let member = roster.members.iter().find(|member| member.node_id == node.node_id);
         Self {
@@ -87,7 +134,12 @@ impl NodeJson {
             ip_address: node.identity.addresses.first().cloned(),
             role: node.roles.first().cloned().unwrap_or_default(),
             roles: node.roles.clone(),
-            status: judge(node, roster, now_ms, thresholds).level,
+            status: NodeStatus::of(level, setting),
+            heard: node.is_heard(),
+            group: setting.group.clone(),
+            tags: setting.tags.clone(),
+            draining: setting.draining,
+            muted_until_ms: setting.muted_until_ms.filter(|until| *until > now_ms),
             cpu_usage: sample.map(|sample| sample.cpu_percent),
             memory_usage: sample.and_then(|sample| sample.memory.percent()),
             disk_usage: sample.and_then(HostSample::disk_percent),
@@ -108,9 +160,27 @@ impl NodeJson {
     }
 }
 
-/// How a node fares as of now.
-pub(crate) fn judge(node: &Node, roster: &Roster, now_ms: UnixMs, thresholds: &Thresholds) -> health::Health {
-    health::of_node(node, roster, now_ms, thresholds)
+/// How a node fares as of now, with the thresholds that hold for it.
+pub(crate) fn judge_as(
+    node: &Node,
+    setting: Option<&NodeSetting>,
+    roster: &Roster,
+    now_ms: UnixMs,
+    thresholds: &Thresholds,
+) -> health::Health {
+    let own = setting.and_then(|setting| setting.thresholds.as_ref()).unwrap_or(thresholds);
+    health::of_node(node, roster, now_ms, own)
+}
+
+/// What is set for nodes.
+pub(crate) async fn settings(state: &State) -> Result<HashMap<NodeId, NodeSetting>, ApiError> {
+    let settings = state.store.node_settings().await?;
+    Ok(settings.into_iter().map(|setting| (setting.node_id.clone(), setting)).collect())
+}
+
+/// What is set for one of them.
+fn setting_of(settings: &HashMap<NodeId, NodeSetting>, node: &Node) -> NodeSetting {
+    settings.get(&node.node_id).cloned().unwrap_or_else(|| NodeSetting::usual(node.node_id.clone()))
 }
 
 /// A page of nodes.
@@ -128,8 +198,9 @@ pub async fn list(
     extract::State(state): extract::State<Arc<State>>,
 ) -> Result<Json<NodesJson>, ApiError> {
     let (now_ms, thresholds, roster) = (state.now_ms(), state.thresholds(), state.roster());
-    let nodes = state.store.nodes().await?;
-    let nodes = nodes.iter().map(|node| NodeJson::of(node, &roster, now_ms, &thresholds)).collect();
+    let (nodes, settings) = (state.store.nodes().await?, settings(&state).await?);
+    let json = |node| NodeJson::of(node, &setting_of(&settings, node), &roster, now_ms, &thresholds);
+    let nodes = nodes.iter().map(json).collect();
     Ok(Json(NodesJson { nodes, next_cursor: None }))
 }
 
@@ -142,6 +213,10 @@ pub struct NodeDetailJson {
     sample: Option<HostSample>,
     issues: Vec<Issue>,
     joined_at_ms: UnixMs,
+    /// Thresholds of its own, where it has some.
+    thresholds: Option<Thresholds>,
+    /// What is the matter with it for a while.
+    alerts: Vec<Alert>,
 }
 
 /// One node, by id or name.
@@ -155,9 +230,14 @@ pub async fn one(
 ) -> Result<Json<NodeDetailJson>, ApiError> {
     let (now_ms, thresholds, roster) = (state.now_ms(), state.thresholds(), state.roster());
     let node = find(&state, &id).await?;
+    let setting = state.store.node_setting(&node.node_id).await?;
+    let setting = setting.unwrap_or_else(|| NodeSetting::usual(node.node_id.clone()));
+    let query = AlertQuery { is_open: Some(true), node_id: Some(node.node_id.clone()), ..open_alerts() };
     Ok(Json(NodeDetailJson {
-        node: NodeJson::of(&node, &roster, now_ms, &thresholds),
-        issues: judge(&node, &roster, now_ms, &thresholds).issues,
+        node: NodeJson::of(&node, &setting, &roster, now_ms, &thresholds),
+        issues: judge_as(&node, Some(&setting), &roster, now_ms, &thresholds).issues,
+        alerts: state.store.alerts(query).await?,
+        thresholds: setting.thresholds,
         identity: node.identity,
         sample: node.sample,
         joined_at_ms: node.joined_at_ms,
@@ -211,7 +291,9 @@ pub async fn one_health(
     Path(id): Path<String>,
 ) -> Result<Json<HealthJson>, ApiError> {
     let node = find(&state, &id).await?;
-    Ok(Json(judge(&node, &state.roster(), state.now_ms(), &state.thresholds()).into()))
+    let setting = state.store.node_setting(&node.node_id).await?;
+    let health = judge_as(&node, setting.as_ref(), &state.roster(), state.now_ms(), &state.thresholds());
+    Ok(Json(health.into()))
 }
 
 /// Node with its health.
@@ -246,6 +328,8 @@ pub struct ClusterHealthJson {
     nodes: Vec<NodeHealthJson>,
     summary: SummaryJson,
     cluster_metrics: ClusterMetricsJson,
+    /// Alerts that stand, the newest first.
+    active_alerts: Vec<Alert>,
     thresholds: Thresholds,
 }
 
@@ -259,8 +343,10 @@ pub async fn health(
     let (now_ms, thresholds, roster) = (state.now_ms(), state.thresholds(), state.roster());
     let mut summary = SummaryJson::default();
     let mut nodes = Vec::new();
+    let settings = settings(&state).await?;
     for node in state.store.nodes().await? {
-        let health = judge(&node, &roster, now_ms, &thresholds);
+        let setting = setting_of(&settings, &node);
+        let health = judge_as(&node, Some(&setting), &roster, now_ms, &thresholds);
         summary.total += 1;
         match health.level {
             Level::Healthy => summary.healthy += 1,
@@ -268,13 +354,13 @@ pub async fn health(
             Level::Critical => summary.critical += 1,
             Level::Offline => summary.offline += 1,
         }
-        let json = NodeJson::of(&node, &roster, now_ms, &thresholds);
+        let json = NodeJson::of(&node, &setting, &roster, now_ms, &thresholds);
         nodes.push(NodeHealthJson { node: json, health: health.into() });
     }
     let mean = |value: fn(&NodeJson) -> Option<f64>| {
         let values: Vec<f64> = nodes
             .iter()
-            .filter(|node| node.node.status != Level::Offline)
+            .filter(|node| node.node.status != NodeStatus::Offline)
             .filter_map(|node| value(&node.node))
             .collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
@@ -284,7 +370,8 @@ pub async fn health(
         avg_memory: mean(|node| node.memory_usage),
         avg_disk: mean(|node| node.disk_usage),
     };
-    Ok(Json(ClusterHealthJson { nodes, summary, cluster_metrics, thresholds }))
+    let active_alerts = state.store.alerts(open_alerts()).await?;
+    Ok(Json(ClusterHealthJson { nodes, summary, cluster_metrics, active_alerts, thresholds }))
 }
 
 /// Which stretch of history, and how finely.
@@ -344,15 +431,31 @@ pub async fn put_thresholds(
 ) -> Result<Json<Thresholds>, ApiError> {
     person.require(Role::Operator)?;
     let Json(thresholds) = body.map_err(|error| ApiError::InvalidRequest(error.body_text()))?;
-    check(&thresholds)?;
-    state.store.put_thresholds(thresholds).await?;
-    *state.thresholds.write().expect("no code panics while it holds this lock") = thresholds;
-    auth::record(&state, &person.name, "thresholds.set", "all nodes", "done").await;
-    state.bus.publish(Change::SettingsChanged);
+    set_thresholds(&state, &person, thresholds).await?;
     Ok(Json(thresholds))
 }
 
-fn check(thresholds: &Thresholds) -> Result<(), ApiError> {
+/// Sets the thresholds, for the API and the page alike.
+pub(crate) async fn set_thresholds(
+    state: &State,
+    person: &Person,
+    thresholds: Thresholds,
+) -> Result<(), ApiError> {
+    person.require(Role::Operator)?;
+    check(&thresholds)?;
+    state.store.put_thresholds(thresholds).await?;
+    *state.thresholds.write().expect("no code panics while it holds this lock") = thresholds;
+    auth::record(state, &person.name, "thresholds.set", "all nodes", "done").await;
+    state.bus.publish(Change::SettingsChanged);
+    Ok(())
+}
+
+/// The question for alerts that stand.
+pub(crate) fn open_alerts() -> AlertQuery {
+    AlertQuery { is_open: Some(true), limit: super::LIMIT_MAX, ..AlertQuery::default() }
+}
+
+pub(crate) fn check(thresholds: &Thresholds) -> Result<(), ApiError> {
     let percent = [("cpu", thresholds.cpu), ("memory", thresholds.memory), ("disk", thresholds.disk)];
     for (name, Threshold { warning, critical }) in percent {
         if !(0.0..=100.0).contains(&warning) || !(warning..=100.0).contains(&critical) {
@@ -367,9 +470,15 @@ fn check(thresholds: &Thresholds) -> Result<(), ApiError> {
     if !(10..=86_400).contains(&thresholds.heartbeat_timeout_s) {
         return Err(ApiError::InvalidRequest("heartbeat_timeout_s is not between 10 and 86400".into()));
     }
+    if thresholds.alert_hold_s > 86_400 || thresholds.alert_clear_s > 86_400 {
+        return Err(ApiError::InvalidRequest("alert_hold_s or alert_clear_s is above 86400".into()));
+    }
+    if !(0.0..=40.0).contains(&thresholds.alert_margin) {
+        return Err(ApiError::InvalidRequest("alert_margin is not between 0 and 40".into()));
+    }
     Ok(())
 }
 
-async fn find(state: &State, id: &str) -> Result<Node, ApiError> {
+pub(crate) async fn find(state: &State, id: &str) -> Result<Node, ApiError> {
     state.store.node(id).await?.ok_or(ApiError::NotFound("node"))
 }

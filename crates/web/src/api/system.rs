@@ -112,9 +112,10 @@ pub async fn stats(
 async fn collect(state: &State) -> Result<StatsJson, ApiError> {
     let (now_ms, thresholds, roster) = (state.now_ms(), state.thresholds(), state.roster());
     let mut counts = NodeCountsJson::default();
+    let settings = nodes::settings(state).await?;
     for node in state.store.nodes().await? {
         counts.total += 1;
-        match nodes::judge(&node, &roster, now_ms, &thresholds).level {
+        match nodes::judge_as(&node, settings.get(&node.node_id), &roster, now_ms, &thresholds).level {
             Level::Offline => counts.offline += 1,
             Level::Healthy | Level::Warning | Level::Critical => counts.online += 1,
         }

@@ -173,7 +173,7 @@ pub fn machine_from_ms(from_ms: UnixMs, to_ms: UnixMs) -> UnixMs {
 pub fn machine(picture: &Picture, machine: &Machine, points: &[NodePoint]) -> Vec<MachineChart> {
     let (from_ms, to_ms) = picture.scene.span.shown();
     let step_ms = machine_step_ms(from_ms, to_ms);
-    let thresholds: &Thresholds = &picture.scene.thresholds;
+    let thresholds: Thresholds = machine.thresholds(&picture.scene);
     let cores = machine.node.identity.cpu_cores;
     let sample = machine.node.sample.as_ref();
     let plot = |name: &'static str,

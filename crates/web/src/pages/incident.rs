@@ -16,12 +16,13 @@ use super::{
     frame::{self, Frame, Moment, Place, Reader, Theme},
     mark::Status,
     picture::Picture,
+    tries,
     words::{self, Verdict},
 };
 use crate::{error::ApiError, state::State};
 
 /// Blocks of this page, by their names in live updates.
-pub const TOPICS: &str = "places,course,numbers,touched,why,steps";
+pub const TOPICS: &str = "places,course,numbers,touched,why,tries,steps";
 /// Lines of the table that says what the chart shows.
 const TABLE_ROWS: usize = 60;
 /// Columns of the grid of pairs; with more targets they are listed instead.
@@ -57,6 +58,7 @@ struct Page {
     numbers: Block,
     touched: Block,
     why: Block,
+    tries: Block,
     steps: Block,
     network: String,
 }
@@ -76,6 +78,7 @@ pub fn page(picture: &Picture, seen: &Seen, reader: Reader) -> impl Template + u
         numbers: numbers(incident),
         touched: touched(picture, incident),
         why: why(incident),
+        tries: tries::block(incident),
         steps: steps(picture, incident),
         network: picture.scene.span.link("/network"),
     }
@@ -445,6 +448,7 @@ pub fn block(name: &str, picture: &Picture, seen: &Seen) -> Option<Block> {
         "numbers" => numbers(incident),
         "touched" => touched(picture, incident),
         "why" => why(incident),
+        "tries" => tries::block(incident),
         "steps" => steps(picture, incident),
         _ => return None,
     })

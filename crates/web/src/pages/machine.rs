@@ -28,6 +28,32 @@ struct Page {
     interfaces: Block,
     sensors: Block,
     identity: Block,
+    /// What people said about it, as a form.
+    setting: Setting,
+}
+
+struct Setting {
+    action: String,
+    group: String,
+    tags: String,
+    is_draining: bool,
+    muted: Option<Moment>,
+    may_operate: bool,
+}
+
+impl Setting {
+    fn of(picture: &Picture, machine: &Machine, may_operate: bool) -> Self {
+        let (scene, setting) = (&picture.scene, &machine.setting);
+        let muted = setting.muted_until_ms.filter(|until| *until > scene.now_ms);
+        Self {
+            action: format!("{}/setting", frame::machine_link(&machine.node.name)),
+            group: setting.group.clone().unwrap_or_default(),
+            tags: setting.tags.join(" "),
+            is_draining: setting.draining,
+            muted: muted.map(|until| Moment::new(&scene.zone, until, scene.now_ms)),
+            may_operate,
+        }
+    }
 }
 
 /// The page.
@@ -37,9 +63,10 @@ pub fn page(
     points: &[NodePoint],
     reader: Reader,
 ) -> impl Template + use<> {
-    let theme = reader.theme;
+    let (theme, may_operate) = (reader.theme, reader.may_operate);
     let path = frame::machine_link(&machine.node.name);
     Page {
+        setting: Setting::of(picture, machine, may_operate),
         frame: Frame::new(
             picture,
             reader,
@@ -75,7 +102,14 @@ fn heading(picture: &Picture, machine: &Machine) -> Block {
         ));
         facts.push(format!("up {}", format::duration(sample.uptime_seconds as i64 * 1000)));
     }
-    facts.push(format!("heartbeat {} ago", format::duration(machine.age_ms)));
+    if machine.node.is_heard() {
+        facts.push(format!("heartbeat {} ago", format::duration(machine.age_ms)));
+    }
+    if machine.setting.draining {
+        facts.push("draining".to_owned());
+    }
+    facts.extend(machine.setting.group.clone());
+    facts.extend(machine.setting.tags.iter().take(8).cloned());
     let back = ("Machines", picture.scene.span.link("/machines"));
     frame::detail_heading(&words::machine(machine), back, &facts)
 }
@@ -129,20 +163,39 @@ struct IssueRow {
     status: Status,
     text: String,
     limit: String,
+    /// The alert that it has become.
+    alert: String,
 }
 
 #[derive(Template)]
 #[template(path = "blocks/issues.html")]
 struct Issues {
     rows: Vec<IssueRow>,
+    has_alert: bool,
 }
 
 fn issues(picture: &Picture, machine: &Machine) -> Block {
-    let thresholds = &picture.scene.thresholds;
+    let thresholds = machine.thresholds(&picture.scene);
+    let mut open = picture.open_alerts();
+    open.retain(|alert| alert.node_id == machine.node.node_id);
+    let alert_of = |metric| {
+        let found = open.iter().find(|alert| alert.metric == metric);
+        found.map_or_else(String::new, |alert| format!("alert {}", words::alert(alert, picture.scene.now_ms)))
+    };
+    let ending = open.iter().filter(|alert| machine.issues.iter().all(|issue| issue.metric != alert.metric));
+    let ending: Vec<IssueRow> = ending
+        .map(|alert| IssueRow {
+            status: Status::Info,
+            text: words::nonbreaking(&alert.message),
+            limit: "no longer, and soon over".to_owned(),
+            alert: alert_of(alert.metric),
+        })
+        .collect();
     let rows = machine
         .issues
         .iter()
         .map(|issue| IssueRow {
+            alert: alert_of(issue.metric),
             status: issue.severity.into(),
             text: words::issue(machine, issue),
             limit: match (issue.metric, issue.severity) {
@@ -158,8 +211,9 @@ fn issues(picture: &Picture, machine: &Machine) -> Block {
                 }
             },
         })
+        .chain(ending)
         .collect();
-    Block::render("issues", "Thresholds", &Issues { rows })
+    Block::render("issues", "Thresholds", &Issues { rows, has_alert: !open.is_empty() })
 }
 
 fn word(level: Level) -> &'static str {
@@ -209,7 +263,7 @@ struct Disks {
 }
 
 fn disks(picture: &Picture, machine: &Machine) -> Block {
-    let limit = picture.scene.thresholds.disk;
+    let limit = machine.thresholds(&picture.scene).disk;
     let known = machine.node.sample.as_ref().map(|sample| sample.disks.as_slice()).unwrap_or_default();
     let rows = known
         .iter()

@@ -20,6 +20,8 @@
 //! It decides nothing: levels, scores and verdicts are made in `engine`. It keeps no session; who looks is
 //! told by `crate::auth`.
 
+mod alerting;
+mod alerting_forms;
 mod answers;
 mod assets;
 mod block;
@@ -63,6 +65,7 @@ mod tiles;
 mod tokens;
 mod topics;
 mod topology;
+mod tries;
 mod visits;
 mod waterfall;
 mod words;

@@ -11,7 +11,7 @@ use super::{
     history::Slot,
     incidents,
     mark::Status,
-    picture::{self, PairNow, Picture},
+    picture::{self, Machine, PairNow, Picture},
     plot::Spark,
     tiles, words,
 };
@@ -338,10 +338,12 @@ fn whole_time(pair: &PairNow) -> String {
 }
 
 struct AlertRow {
+    key: &'static str,
     status: Status,
     name: String,
     href: String,
     text: String,
+    note: String,
 }
 
 #[derive(Template)]
@@ -350,20 +352,37 @@ struct Alerts {
     rows: Vec<AlertRow>,
 }
 
+/// Alerts that stand, then thresholds that were reached just now.
 fn alerts(picture: &Picture) -> Block {
-    let rows = picture
+    let scene = &picture.scene;
+    let open = picture.open_alerts();
+    let standing = open.iter().map(|alert| AlertRow {
+        key: alert.metric.as_str(),
+        status: alert.severity.into(),
+        name: alert.node_name.clone(),
+        href: scene.span.link(&frame::machine_link(&alert.node_name)),
+        text: words::nonbreaking(&alert.message),
+        note: words::alert(alert, scene.now_ms),
+    });
+    let is_alert = |machine: &Machine, metric| {
+        open.iter().any(|alert| alert.node_id == machine.node.node_id && alert.metric == metric)
+    };
+    let reached = picture
         .machines
         .iter()
+        .filter(|machine| machine.node.is_heard())
         .flat_map(|machine| machine.issues.iter().map(move |issue| (machine, issue)))
-        .take(ROWS_MAX)
+        .filter(|(machine, issue)| !is_alert(machine, issue.metric))
         .map(|(machine, issue)| AlertRow {
+            key: issue.metric.as_str(),
             status: issue.severity.into(),
             name: machine.node.name.clone(),
-            href: picture.scene.span.link(&frame::machine_link(&machine.node.name)),
+            href: scene.span.link(&frame::machine_link(&machine.node.name)),
             text: words::issue(machine, issue),
-        })
-        .collect();
-    Block::render("alerts", "Thresholds", &Alerts { rows })
+            note: String::new(),
+        });
+    let rows = standing.chain(reached).take(ROWS_MAX).collect();
+    Block::render("alerts", "Alerts", &Alerts { rows })
 }
 
 struct EventRow {

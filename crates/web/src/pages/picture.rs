@@ -11,15 +11,17 @@ use std::{
 
 use caelum_model::{
     UnixMs,
+    alert::{Alert, Notice},
     cluster::Roster,
     diagnosis::{Diagnosis, Label, PairStatus, Standing},
+    id::NodeId,
     incident::{Incident, PairRef},
-    node::{Issue, Node, NodePoint, Thresholds},
+    node::{Issue, Node, NodePoint, NodeSetting, Thresholds},
     probe::ProbeSetting,
     rollup::{MINUTE_MS, Measure},
     target::Target,
 };
-use caelum_store::{IncidentQuery, RollupQuery, Store, StoreError};
+use caelum_store::{AlertQuery, IncidentQuery, NoticeQuery, RollupQuery, Store, StoreError};
 
 use super::{
     format::Zone,
@@ -37,6 +39,10 @@ const VERDICT_HOLD_MS: i64 = 10 * MINUTE_MS;
 pub const CHART_POINTS: usize = 360;
 /// Points of a sparkline.
 const SPARK_POINTS: usize = 40;
+/// Alerts read at most for what every page shows.
+const ALERTS_MAX: usize = 200;
+/// Notices read for what pages show.
+const NOTICES_MAX: usize = 20;
 /// Incidents read at most for what every page shows.
 const INCIDENTS_MAX: usize = 200;
 /// Verdict windows read at most.
@@ -80,6 +86,15 @@ pub struct Machine {
     pub age_ms: i64,
     /// A few points of its last hour.
     pub spark: Vec<NodePoint>,
+    /// What people said about it.
+    pub setting: NodeSetting,
+}
+
+impl Machine {
+    /// The thresholds that hold for it.
+    pub fn thresholds(&self, scene: &Scene) -> Thresholds {
+        self.setting.thresholds.unwrap_or(scene.thresholds)
+    }
 }
 
 /// A pair as it stands now.
@@ -174,6 +189,10 @@ pub struct Picture {
     pub incidents: Vec<Incident>,
     /// What is set for probes.
     pub probe_settings: Vec<ProbeSetting>,
+    /// Alerts that stand, and those of the range that are over, newest first.
+    pub alerts: Vec<Alert>,
+    /// The newest notices, newest first.
+    pub notices: Vec<Notice>,
 }
 
 impl Picture {
@@ -181,10 +200,17 @@ impl Picture {
     pub async fn read(store: &Store, history: &History, scene: Scene) -> Result<Self, StoreError> {
         let (now, span) = (scene.now_ms, scene.span);
         let mut machines = Vec::new();
+        let mut settings: HashMap<NodeId, NodeSetting> = HashMap::new();
+        for setting in store.node_settings().await? {
+            settings.insert(setting.node_id.clone(), setting);
+        }
         for node in store.nodes().await? {
             let spark = store.node_points(&node.node_id, now - 3_600_000, now + 1, SPARK_POINTS).await?;
-            machines.push(machine(node, spark, &scene));
+            let setting = settings.remove(&node.node_id);
+            machines.push(machine(node, setting, spark, &scene));
         }
+        let alerts = store.alerts(AlertQuery { limit: ALERTS_MAX, ..AlertQuery::default() }).await?;
+        let notices = store.notices(NoticeQuery { limit: NOTICES_MAX, ..NoticeQuery::default() }).await?;
         let targets = store.targets().await?;
         let rows = store
             .rollups(RollupQuery {
@@ -207,7 +233,18 @@ impl Picture {
             })
             .await?;
         let probe_settings = store.probe_settings().await?;
-        Ok(Self { scene, machines, targets, pairs, slots, spells, incidents, probe_settings })
+        Ok(Self {
+            scene,
+            machines,
+            targets,
+            pairs,
+            slots,
+            spells,
+            incidents,
+            probe_settings,
+            alerts,
+            notices,
+        })
     }
 
     /// A target's name where it has one, that of the machine behind it, else its URL without the scheme.
@@ -242,6 +279,14 @@ impl Picture {
     /// What is set for a probe, if anything is.
     pub fn probe_setting(&self, client_id: &str) -> Option<&ProbeSetting> {
         self.probe_settings.iter().find(|setting| setting.client_id.as_str() == client_id)
+    }
+
+    /// Alerts that stand, the worst first, then the oldest.
+    pub fn open_alerts(&self) -> Vec<&Alert> {
+        let mut open: Vec<&Alert> =
+            self.alerts.iter().filter(|alert| alert.resolved_at_ms.is_none()).collect();
+        open.sort_by_key(|alert| (std::cmp::Reverse(alert.severity), alert.raised_at_ms));
+        open
     }
 
     /// Verdicts that stand now, the worst first, then the oldest.
@@ -307,10 +352,11 @@ impl Picture {
 }
 
 /// A machine with its health.
-pub fn machine(node: Node, spark: Vec<NodePoint>, scene: &Scene) -> Machine {
+pub fn machine(node: Node, setting: Option<NodeSetting>, spark: Vec<NodePoint>, scene: &Scene) -> Machine {
     let age_ms = (scene.now_ms - node.seen_at_ms).max(0);
-    let health = nodes::judge(&node, &scene.roster, scene.now_ms, &scene.thresholds);
-    Machine { status: health.level.into(), issues: health.issues, age_ms, node, spark }
+    let setting = setting.unwrap_or_else(|| NodeSetting::usual(node.node_id.clone()));
+    let health = nodes::judge_as(&node, Some(&setting), &scene.roster, scene.now_ms, &scene.thresholds);
+    Machine { status: health.level.into(), issues: health.issues, age_ms, node, spark, setting }
 }
 
 /// Pairs that have recent data, stand under watch, or neither any more but are still a target.

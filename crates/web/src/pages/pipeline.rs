@@ -113,8 +113,12 @@ pub fn tabs(picture: &Picture, here: &str) -> Block {
 
 /// The pages of Settings.
 pub fn settings_tabs(here: &str) -> Block {
-    let tabs = [("Probes and targets", "/settings/targets"), ("Join tokens", "/settings/join-tokens")]
-        .map(|(name, path)| (name, path.to_owned(), path == here));
+    let tabs = [
+        ("Probes and targets", "/settings/targets"),
+        ("Alerts", "/settings/alerts"),
+        ("Join tokens", "/settings/join-tokens"),
+    ]
+    .map(|(name, path)| (name, path.to_owned(), path == here));
     Block::render("tabs", "Settings", &Tabs { label: "Settings", tabs: tabs.into() })
 }
 

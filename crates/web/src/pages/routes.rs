@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use super::{
-    assets, charts, counting,
+    alerting_forms, assets, charts, counting,
     format::Zone,
     frame::{self, Reader, Theme},
     gate::{self, Login, Notice},
@@ -95,6 +95,7 @@ pub fn router() -> Router<Arc<State>> {
         .route("/network", get(show_network))
         .route("/settings", get(async || Redirect::to("/settings/targets")))
         .merge(setting_routes::router())
+        .merge(alerting_forms::router())
         .route("/login", get(show_login).post(sign_in))
         .route("/logout", post(sign_out))
         .route("/theme", post(choose_theme))

@@ -285,6 +285,6 @@ pub fn block(name: &str, picture: &Picture, may_operate: bool) -> Option<Block> 
         "verdict" => frame::heading(&verdict(picture)),
         "targets" => targets(picture, may_operate),
         "probes" => probes(picture),
-        _ => return None,
+        other => return super::alerting::block(other, picture, may_operate),
     })
 }

@@ -214,6 +214,8 @@ fn empty() -> Picture {
         spells: Vec::new(),
         incidents: Vec::new(),
         probe_settings: Vec::new(),
+        alerts: Vec::new(),
+        notices: Vec::new(),
     }
 }
 
@@ -301,7 +303,7 @@ fn troubled() -> Picture {
     .into_iter()
     .map(|node| {
         let cpu = node.sample.as_ref().map_or(0.0, |sample| sample.cpu_percent);
-        picture::machine(node, points(cpu, 40, 90_000), &scene)
+        picture::machine(node, None, points(cpu, 40, 90_000), &scene)
     })
     .collect();
     Picture {
@@ -313,6 +315,8 @@ fn troubled() -> Picture {
         spells,
         incidents: Vec::new(),
         probe_settings: Vec::new(),
+        alerts: Vec::new(),
+        notices: Vec::new(),
     }
 }
 
@@ -356,7 +360,7 @@ fn keep(prefix: &str, name: &str, html: &str) {
 
 mod cluster;
 mod counting;
-mod target;
+pub mod target;
 
 #[test]
 fn every_page_has_its_landmarks_and_lets_nothing_out_of_its_quotes() {

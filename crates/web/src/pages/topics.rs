@@ -96,6 +96,7 @@ pub fn concerns(change: Change, topic: &str) -> bool {
                 | "numbers"
                 | "touched"
                 | "why"
+                | "tries"
                 | "steps"
                 | "events"
                 | "verdicts"
@@ -108,7 +109,7 @@ pub fn concerns(change: Change, topic: &str) -> bool {
             matches!(topic, "verdict" | "tasks" | "task" | "attempts" | "schedules" | "workload")
         }
         Change::TaskOutput => topic == "output",
-        Change::AlertsChanged => matches!(topic, "verdict" | "alerts" | "issues" | "notices"),
+        Change::AlertsChanged => matches!(topic, "verdict" | "alerts" | "alert-log" | "issues" | "notices"),
     }
 }
 
@@ -116,8 +117,8 @@ pub fn concerns(change: Change, topic: &str) -> bool {
 mod tests {
     use super::*;
     use crate::pages::{
-        incident, incidents, machine, machines, mesh, network, overview, pipeline, probe, settings, target,
-        task, tasks, tokens, topology,
+        alerting, incident, incidents, machine, machines, mesh, network, overview, pipeline, probe, settings,
+        target, task, tasks, tokens, topology,
     };
 
     #[test]
@@ -133,6 +134,7 @@ mod tests {
             target::TOPICS,
             mesh::TOPICS,
             settings::TOPICS,
+            alerting::TOPICS,
             pipeline::TOPICS,
             probe::TOPICS,
             tokens::TOPICS,

@@ -4,6 +4,7 @@
 //! first, then the second. Everything here is computed from the picture; nothing is decorative.
 
 use caelum_model::{
+    alert::{Alert, AlertStatus},
     diagnosis::{Diagnosis, Label, Standing},
     node::{Issue, Level, Metric},
     rollup::Measure,
@@ -304,6 +305,15 @@ pub fn issue(machine: &Machine, issue: &Issue) -> String {
             |why| format!("gone: {why}"),
         ),
         Metric::Cpu | Metric::Memory | Metric::Disk | Metric::Load => nonbreaking(&issue.message),
+    }
+}
+
+/// How long an alert has stood, and who looks into it.
+pub fn alert(alert: &Alert, now_ms: i64) -> String {
+    let lasted = format!("for {}", format::duration(now_ms - alert.raised_at_ms));
+    match &alert.acknowledged_by {
+        Some(who) if alert.status == AlertStatus::Acknowledged => format!("{lasted}, {who} looks into it"),
+        _ => lasted,
     }
 }
 

@@ -77,7 +77,7 @@ async fn with_three() -> Fixture {
         incident("dns", Label::Dns, 30 * 60_000, None),
         incident("new", Label::Server, 5 * 60_000, None),
     ];
-    fixture.state.store.put_incidents(all, vec![]).await.expect("stored");
+    fixture.state.store.put_incidents(all, vec![], vec![]).await.expect("stored");
     fixture
 }
 

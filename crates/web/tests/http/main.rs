@@ -1,5 +1,6 @@
 //! The HTTP side on a real store and queue, asked without a socket.
 
+mod alerts;
 mod api;
 mod counting;
 mod events;

@@ -22,6 +22,7 @@ use caelum_drivers::{
     clock::{self, Clock},
     host::{self, HostSampler},
     netinfo,
+    notify::Notifier,
     poster::EventPoster,
     probe::Prober,
     random,
@@ -39,9 +40,11 @@ use caelum_model::{
 };
 use caelum_roles::{
     aggregator::Progress,
+    alerts::Alerts,
     bus::Bus,
     diagnoser::Diagnoser,
     memory,
+    notices::Notices,
     orders::{Asker, Orders},
     probe::Probe,
     sampler::Sampler,
@@ -201,6 +204,23 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         }
         .run(stop.clone()),
     );
+    let alerts = Alerts {
+        store: Arc::clone(&store),
+        bus: bus.clone(),
+        clock: Arc::clone(&clock),
+        cluster: state.cluster.clone(),
+        owner: backends.is_shared.then(|| owner.to_owned()),
+        thresholds: config.health,
+    };
+    tasks.spawn(alerts.run(stop.clone()));
+    let notices = Notices {
+        store: Arc::clone(&store),
+        bus: bus.clone(),
+        clock: Arc::clone(&clock),
+        owner: owner.to_owned(),
+        notifier: Notifier::new(&config.cluster.name, "")?,
+    };
+    tasks.spawn(notices.run(stop.clone()));
     tasks.spawn(sampler_of(&config, &identity, &store, &bus, &clock).run(stop.clone()));
     tasks.spawn(keeper_of(&config, &store, &clock).run(stop.clone()));
     tasks.spawn(Arc::clone(&desk).run(stop.clone()));

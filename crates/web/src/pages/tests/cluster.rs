@@ -62,7 +62,7 @@ fn with(members: Vec<Member>, machines: Vec<Machine>) -> Picture {
     picture.machines = picture
         .machines
         .into_iter()
-        .map(|machine| picture::machine(machine.node, machine.spark, &scene))
+        .map(|machine| picture::machine(machine.node, None, machine.spark, &scene))
         .collect();
     picture
 }

@@ -1,17 +1,19 @@
-//! Whose turn it is to judge, where several diagnosers share a store.
+//! Whose turn it is, where several servers share a store and one at a time is enough.
 //!
 //! One key with a time to live names the leader, who writes it anew long before it ends. Who finds no key
-//! writes its own name, waits, and leads if the name still stands. Verdicts follow from the rows alone and
-//! carry no count, so two leaders for a moment would write the same twice; the lease saves work, it does not
-//! guard truth.
+//! writes its own name, waits, and leads if the name still stands. Two may lead
+//! for a moment: the lease saves work, it does not guard truth. Verdicts follow from the rows alone and carry no
+//! count; alerts are written only as they were seen.
 
 use std::{sync::Arc, time::Duration};
 
 use caelum_drivers::clock::Clock;
 use caelum_store::{Store, StoreError};
 
-/// The key.
-const KEY: &str = "diagnoser.leader";
+/// The key of who gives verdicts.
+pub const DIAGNOSER: &str = "diagnoser.leader";
+/// The key of who raises alerts.
+pub const ALERTS: &str = "alerts.leader";
 /// Time to live of the key.
 const LIVES: Duration = Duration::from_secs(15);
 /// Time between looks, and between signs of life.
@@ -20,25 +22,31 @@ const LOOK: Duration = Duration::from_secs(3);
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// A claim to lead.
-pub(super) struct Lease {
+pub(crate) struct Lease {
+    key: &'static str,
     store: Arc<Store>,
     clock: Arc<dyn Clock>,
     owner: String,
 }
 
 impl Lease {
-    pub(super) fn new(store: Arc<Store>, clock: Arc<dyn Clock>, owner: String) -> Self {
-        Self { store, clock, owner }
+    pub(crate) fn new(key: &'static str, store: Arc<Store>, clock: Arc<dyn Clock>, owner: String) -> Self {
+        Self { key, store, clock, owner }
     }
 
     /// Waits until it leads.
-    pub(super) async fn take(&self) -> Result<(), StoreError> {
+    pub(crate) async fn take(&self) -> Result<(), StoreError> {
         let mut is_waiting = false;
         loop {
             match self.leader().await? {
                 Some(leader) if leader != self.owner => {
                     if !std::mem::replace(&mut is_waiting, true) {
-                        tracing::info!(code = "diagnoser.waiting", leader, "another diagnoser judges");
+                        tracing::info!(
+                            code = "lease.waiting",
+                            key = self.key,
+                            leader,
+                            "it is another's turn"
+                        );
                     }
                     tokio::time::sleep(LOOK).await;
                 }
@@ -54,7 +62,7 @@ impl Lease {
     }
 
     /// Keeps it, and ends when it is lost.
-    pub(super) async fn keep(&self) -> Result<(), StoreError> {
+    pub(crate) async fn keep(&self) -> Result<(), StoreError> {
         while self.is_mine().await? {
             self.sign().await?;
             tokio::time::sleep(LOOK).await;
@@ -63,9 +71,9 @@ impl Lease {
     }
 
     /// Lets another lead at once.
-    pub(super) async fn give_back(&self) -> Result<(), StoreError> {
+    pub(crate) async fn give_back(&self) -> Result<(), StoreError> {
         if self.is_mine().await? {
-            self.store.delete_key(KEY.to_owned()).await?;
+            self.store.delete_key(self.key.to_owned()).await?;
         }
         Ok(())
     }
@@ -75,12 +83,12 @@ impl Lease {
     }
 
     async fn leader(&self) -> Result<Option<String>, StoreError> {
-        let key = self.store.key(KEY.to_owned(), self.clock.now_ms()).await?;
+        let key = self.store.key(self.key.to_owned(), self.clock.now_ms()).await?;
         Ok(key.map(|(leader, _)| leader))
     }
 
     async fn sign(&self) -> Result<(), StoreError> {
         let ends_at_ms = self.clock.now_ms() + LIVES.as_millis() as i64;
-        self.store.put_key(KEY.to_owned(), self.owner.clone(), ends_at_ms).await
+        self.store.put_key(self.key.to_owned(), self.owner.clone(), ends_at_ms).await
     }
 }
