@@ -273,7 +273,7 @@ mod tests {
                 }
             }
             let lot = mix(second.unsigned_abs());
-            if lot % 50 == 0 {
+            if lot.is_multiple_of(50) {
                 watches[(lot / 50 % 3) as usize] = Watch::default();
             }
             let now = Now { ms: now_ms, wall_ms: now_ms };

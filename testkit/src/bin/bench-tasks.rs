@@ -15,6 +15,7 @@ use caelum_testkit::{
     measure::{option, sibling_binary, word},
     postgres,
     server::Plan,
+    wait,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -69,7 +70,7 @@ async fn measure(name: &str, store: Option<&str>, rate: u64, seconds: u64, tasks
         match &nodes["nodes"][0]["node_id"] {
             Value::String(node) => break node.clone(),
             _ if begin.elapsed() > DONE_MAX => bail!("the server's own node does not appear"),
-            _ => tokio::time::sleep(LOOK).await,
+            _ => wait::pass(LOOK),
         }
     };
     let task = json!({"task_type": "shell", "task_data": ":", "assigned_node": node});
@@ -149,6 +150,6 @@ async fn done(api: &Api, wanted: u64) -> Result<()> {
         if begin.elapsed() > DONE_MAX {
             bail!("{succeeded} of {wanted} tasks were done after {DONE_MAX:?}: {}", stats["tasks"]);
         }
-        tokio::time::sleep(LOOK).await;
+        wait::pass(LOOK);
     }
 }

@@ -1,6 +1,6 @@
 //! `caelum run`: a command on nodes of the cluster, its output as it comes, and its exit code.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use caelum_model::task::TaskState;
@@ -18,6 +18,9 @@ use crate::{
 
 /// Longest that an answer is waited for: a server holds a question about output for 20 s.
 pub(super) const PATIENCE: Duration = Duration::from_secs(45);
+
+/// Silence after which it is said why a task is not with a node.
+const SILENT: Duration = Duration::from_secs(2);
 
 /// Runs a command, and ends as it ended.
 pub async fn run(arguments: Run) -> Result<Exit> {
@@ -219,12 +222,36 @@ async fn follow(
     Ok(codes)
 }
 
+/// Says why a task is not with a node, if it is not.
+async fn tell_why_it_waits(server: &Client, id: &str) -> Result<()> {
+    let task = server.ask(Method::GET, &format!("/api/tasks/{}", segment(id)), None).await?;
+    let reasons = list(&task, "waits_for").filter_map(Value::as_str).map(output::plain);
+    let reasons: Vec<String> = reasons.map(|reason| format!("  {reason}\n")).collect();
+    if !reasons.is_empty() {
+        let text = format!("caelum: the task {id} is queued and waits for\n{}", reasons.concat());
+        output::complain(&text);
+    }
+    Ok(())
+}
+
 /// Follows one task to its end. Where there are several, `names` says what nodes are called.
 async fn follow_one(server: &Client, id: &str, names: &HashMap<String, String>, json: bool) -> Result<i32> {
     let (mut output, mut lines) = (Output::of(id), Lines::default());
     let mut name: Option<String> = None;
+    let mut is_told = json;
     loop {
-        let piece = output.read(server, true).await?;
+        let piece = {
+            let mut reading = pin!(output.read(server, true));
+            loop {
+                tokio::select! {
+                    piece = &mut reading => break piece?,
+                    () = tokio::time::sleep(SILENT), if !is_told => {
+                        is_told = true;
+                        tell_why_it_waits(server, id).await?;
+                    }
+                }
+            }
+        };
         if piece.is_over || (!piece.chunks.is_empty() && name.is_none()) {
             let task = server.ask(Method::GET, &format!("/api/tasks/{}", segment(id)), None).await?;
             let last = task["attempts"].as_array().and_then(|attempts| attempts.last());

@@ -10,7 +10,7 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use caelum_engine::{
-    placement::{Place, Refused},
+    placement::{Place, Refused, Wish},
     task::{
         Refusal, TaskEvent,
         order::{self, OrderError},
@@ -41,6 +41,8 @@ use crate::{
 
 /// Longest text that tasks are searched for, bytes.
 const TEXT_MAX: usize = 256;
+/// Most nodes that are named where a task waits for one.
+const REASONS_MAX: usize = 20;
 
 /// Which tasks. What is empty is not asked for, as forms send it.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -224,16 +226,61 @@ pub(crate) async fn find_node(state: &State, id_or_name: &str) -> Result<NodeId,
         .ok_or_else(|| ApiError::InvalidRequest(format!("there is no node `{id_or_name}`")))
 }
 
-/// One task with its attempts.
+/// A task, and why it is not yet with a node.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct TaskDetailJson {
+    #[serde(flatten)]
+    task: Task,
+    /// What a queued task waits for, in words; empty for any other.
+    waits_for: Vec<String>,
+}
+
+/// One task with its attempts, and what it waits for.
 #[utoipa::path(get, path = "/api/tasks/{id}", tag = "tasks", params(("id" = String, Path)),
     security(("token" = ["read"]), ("session" = [])),
-    responses((status = 200, body = Task), (status = 404, body = ErrorJson)))]
+    responses((status = 200, body = TaskDetailJson), (status = 404, body = ErrorJson)))]
 pub async fn one(
     _: Person,
     extract::State(state): extract::State<Arc<State>>,
     Path(id): Path<String>,
-) -> Result<Json<Task>, ApiError> {
-    find(&state, &id).await.map(Json)
+) -> Result<Json<TaskDetailJson>, ApiError> {
+    let task = find(&state, &id).await?;
+    let waits_for = waits_for(&state, &task).await?;
+    Ok(Json(TaskDetailJson { task, waits_for }))
+}
+
+/// Why a queued task is not with a node.
+pub(crate) async fn waits_for(state: &State, task: &Task) -> Result<Vec<String>, ApiError> {
+    if task.status != TaskState::Queued {
+        return Ok(Vec::new());
+    }
+    if task.blockers > 0 {
+        let tasks = if task.blockers == 1 { "task" } else { "tasks" };
+        return Ok(vec![format!("{} {tasks} that must end well before it", task.blockers)]);
+    }
+    let wait_ms = task.ready_at - state.now_ms();
+    if wait_ms > 0 {
+        return Ok(vec![format!("its time, in {} s", wait_ms / 1_000 + 1)]);
+    }
+    let wish = Wish {
+        words: &task.order.requirements,
+        node: task.order.assigned_node.as_ref(),
+        ceiling: task.order.task_type.ceiling(),
+    };
+    let board = state.desk.board().await?;
+    let nodes = state.store.nodes().await?;
+    let name = |node_id: &NodeId| {
+        let node = nodes.iter().find(|node| node.node_id == *node_id);
+        node.map_or_else(|| node_id.to_string(), |node| node.name.clone())
+    };
+    let is_meant = |candidate: &&Candidate| wish.node.is_none_or(|node| *node == candidate.node_id);
+    let reasons = board.candidates().iter().filter(is_meant).take(REASONS_MAX).map(|candidate| {
+        let because =
+            candidate.refusal(&wish).unwrap_or_else(|| "it has no slot free, or does not ask".into());
+        format!("{}: {because}", name(&candidate.node_id))
+    });
+    let reasons: Vec<String> = reasons.collect();
+    Ok(if reasons.is_empty() { vec!["a node: there is none".to_owned()] } else { reasons })
 }
 
 /// The task of this id.
