@@ -10,7 +10,7 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use caelum_engine::{
-    placement::{Place, Refused, Wish},
+    placement::{Candidate, Place, Refused, Wish},
     task::{
         Refusal, TaskEvent,
         order::{self, OrderError},
