@@ -15,7 +15,9 @@ pub use network::{
     Diagnose, IncidentFilter, Incidents, IncidentsCommand, Probes, ProbesCommand, TargetWish, Targets,
 };
 
-pub use tasks::{Logs, OneSchedule, OneTask, Run, Schedules, TaskFilter, Tasks, TasksCommand};
+pub use tasks::{
+    Logs, OneSchedule, OneTask, Run, Schedules, SchedulesCommand, TaskFilter, Tasks, TasksCommand,
+};
 
 use crate::config::keys::{Field, KEYS, LONG_FLAGS, position};
 
@@ -84,7 +86,6 @@ pub enum Command {
     /// Show what a task wrote.
     Logs(Logs),
     /// Show, add and remove what is run at times.
-    #[command(subcommand)]
     Schedules(Schedules),
     /// Ask the network which machines are there, and show what is heard.
     Discover(Discover),

@@ -123,8 +123,20 @@ pub struct Logs {
 }
 
 /// `caelum schedules`
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Schedules {
+    /// What is done; the list without one.
+    #[command(subcommand)]
+    pub command: Option<SchedulesCommand>,
+    /// Which server is asked for the list.
+    #[command(flatten)]
+    pub client: Client,
+}
+
+/// What `caelum schedules` does.
 #[derive(Debug, Subcommand)]
-pub enum Schedules {
+pub enum SchedulesCommand {
     /// List schedules.
     List(Client),
     /// Run a command at times.

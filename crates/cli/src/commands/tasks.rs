@@ -15,7 +15,7 @@ use super::{
     run::{Output, PATIENCE, wishes},
 };
 use crate::{
-    arguments::{Logs, OneSchedule, OneTask, Schedules, TaskFilter, Tasks, TasksCommand},
+    arguments::{Logs, OneSchedule, OneTask, Schedules, SchedulesCommand, TaskFilter, Tasks, TasksCommand},
     client::{Client, segment},
     exit::Exit,
     output,
@@ -200,9 +200,9 @@ fn raw(chunk: &Value) -> String {
 }
 
 /// Lists and changes schedules.
-pub async fn schedules(command: Schedules) -> Result<Exit> {
-    match command {
-        Schedules::List(arguments) => {
+pub async fn schedules(schedules: Schedules) -> Result<Exit> {
+    match schedules.command.unwrap_or(SchedulesCommand::List(schedules.client)) {
+        SchedulesCommand::List(arguments) => {
             let answer = Client::new(&arguments)?.ask(Method::GET, "/api/schedules", None).await?;
             say(arguments.json, &answer, || {
                 let rows: Vec<Vec<String>> = list(&answer, "schedules").map(schedule_row).collect();
@@ -212,7 +212,7 @@ pub async fn schedules(command: Schedules) -> Result<Exit> {
                 output::table(&["NAME", "WHEN", "ZONE", "ON", "WHAT", "NEXT", "LAST"], &rows)
             })
         }
-        Schedules::Add { name, cron, time_zone, skip_missed, on, timeout, client, command } => {
+        SchedulesCommand::Add { name, cron, time_zone, skip_missed, on, timeout, client, command } => {
             let server = Client::new(&client)?;
             let (node, words) = wishes(&server, &on).await?;
             let mut order = json!({
@@ -236,11 +236,11 @@ pub async fn schedules(command: Schedules) -> Result<Exit> {
                 None => format!("{name} never comes due\n"),
             })
         }
-        Schedules::Remove(one) => change(one, Method::DELETE, None, "is removed").await,
-        Schedules::Pause(one) => {
+        SchedulesCommand::Remove(one) => change(one, Method::DELETE, None, "is removed").await,
+        SchedulesCommand::Pause(one) => {
             change(one, Method::PATCH, Some(json!({ "enabled": false })), "is paused").await
         }
-        Schedules::Resume(one) => {
+        SchedulesCommand::Resume(one) => {
             change(one, Method::PATCH, Some(json!({ "enabled": true })), "is on again").await
         }
     }

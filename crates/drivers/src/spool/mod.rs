@@ -143,7 +143,7 @@ pub struct Spool {
     synced_bytes: u64,
     refused: u64,
     lost: u64,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Spool {
@@ -381,12 +381,26 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Spo
     move |source| SpoolError::Io { operation, path, source }
 }
 
-fn lock(directory: &Path) -> Result<File, SpoolError> {
+/// The lock of a directory, until it is dropped.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing it is not enough: a program that is being started elsewhere in this process holds a copy of
+        // the file for a moment.
+        if let Err(error) = self.0.unlock() {
+            tracing::debug!(code = "spool.unlock_failed", %error, "the end of the process unlocks it");
+        }
+    }
+}
+
+fn lock(directory: &Path) -> Result<Lock, SpoolError> {
     let path = directory.join("lock");
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(failed("open", &path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(SpoolError::Locked { path: directory.to_owned() }),
         Err(TryLockError::Error(source)) => Err(failed("lock", &path)(source)),
     }

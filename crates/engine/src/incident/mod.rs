@@ -49,6 +49,9 @@ const SILENCE_MS: i64 = 30 * MINUTE_MS;
 /// Share of a finding's pairs that must belong to a place for it to be part of that place's incident.
 const PART_SHARE: f64 = 0.8;
 
+/// Deviation that a window itself must show, in what the finding stands on, to open something.
+const SEEN_Z: f64 = 0.5;
+
 type Key = (Entity, Class);
 
 /// Every place that something is or was lately found at.
@@ -106,7 +109,7 @@ impl Incidents {
         for finding in findings {
             let key = (finding.entity.clone(), finding.class);
             let is_open = self.tracks.get(&key).is_some_and(|track| track.open.is_some());
-            if !is_open && self.is_part_of_open(&finding, seen) {
+            if !is_open && (!is_seen(&finding) || self.is_part_of_open(&finding, seen)) {
                 continue;
             }
             found.insert(key.clone());
@@ -220,6 +223,12 @@ impl Track {
             self.pending.as_ref().is_some_and(|pending| window_start_ms - pending.newest_ms <= TOGETHER_MS);
         self.open.is_none() && !is_waiting && self.flap.is_quiet()
     }
+}
+
+/// Whether the window itself shows it. What has built up before outlasts its cause: that keeps an incident
+/// open, and opens none.
+fn is_seen(finding: &Finding) -> bool {
+    finding.shown.first().is_none_or(|shown| shown.z >= SEEN_Z)
 }
 
 /// Marks a step in an incident's history; the first and the newest are kept.

@@ -26,6 +26,8 @@ const SHOWN_MAX: usize = 96 << 10;
 pub struct Sight {
     task: Task,
     output: Vec<OutputChunk>,
+    /// Why it is not with a node.
+    waits_for: Vec<String>,
 }
 
 impl Sight {
@@ -42,7 +44,8 @@ impl Sight {
             let surplus = output.len().saturating_sub(CHUNKS_MAX * 2);
             output.drain(..surplus);
             if is_last {
-                return Ok(Self { task, output });
+                let waits_for = api::waits_for(state, &task).await?;
+                return Ok(Self { task, output, waits_for });
             }
         }
     }
@@ -94,6 +97,9 @@ fn facts(picture: &Picture, sight: &Sight) -> Block {
     if let Some(why) = task.attempts.last().map(|last| last.reasons.join("; ")).filter(|why| !why.is_empty())
     {
         facts.push(Fact { name: "Why there", value: why });
+    }
+    if !sight.waits_for.is_empty() {
+        facts.push(Fact { name: "Waits for", value: sight.waits_for.join("; ") });
     }
     if let Some(error) = &task.error {
         facts.push(Fact { name: "Error", value: error.clone() });
