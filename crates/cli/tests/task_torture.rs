@@ -85,8 +85,8 @@ async fn ask(api: &Api, orders: &[Value]) -> Vec<String> {
 
 #[tokio::test]
 async fn tasks_are_done_once_whoever_is_killed() {
-    let tasks = usize::try_from(setting("CAELUM_TORTURE_TASKS", 400)).expect("a small number");
-    let pause = Duration::from_millis(setting("CAELUM_TORTURE_PAUSE_MS", 1_500));
+    let tasks = usize::try_from(setting("CAELUM_TORTURE_TASKS", 1_000)).expect("a small number");
+    let pause = Duration::from_millis(setting("CAELUM_TORTURE_PAUSE_MS", 400));
     let mut server = Plan::new(env!("CARGO_BIN_EXE_caelum"))
         .with(&["--ceiling", "shell", "--worker-slots", "4"])
         .with(&calm().iter().map(String::as_str).collect::<Vec<_>>())
