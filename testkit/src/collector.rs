@@ -97,7 +97,7 @@ async fn converse(mut stream: TcpStream, spans: &Mutex<Vec<Received>>) -> Result
 }
 
 /// The head in lower case and the body; none when the client has gone.
-async fn read_request(stream: &mut TcpStream) -> Result<Option<(String, Vec<u8>)>> {
+pub(crate) async fn read_request(stream: &mut TcpStream) -> Result<Option<(String, Vec<u8>)>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];

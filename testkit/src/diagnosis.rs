@@ -2,12 +2,15 @@
 //! that are known, so that what the program says can be held against what was done.
 //!
 //! Time passes faster for the program (`CAELUM_LAB_CLOCK`): measurements every second stand for every ten, and
-//! a window of a minute passes in six seconds. Nothing else is different.
+//! a window of a minute passes in six seconds. Nothing else is different. Where the machine itself does not keep up
+//! ([`stalls`]), real transfers are really slow; what was said of such moments is shown and not judged.
 
 mod fault;
+mod stalls;
 mod world;
 
-pub use fault::{Fault, Verdict, judge};
+use fault::judge;
+pub use fault::{Fault, Verdict};
 pub use world::World;
 
 use std::{path::Path, time::Duration};
@@ -38,20 +41,39 @@ pub struct Outcome {
     pub verdicts: Vec<Verdict>,
     /// Incidents that are about none.
     pub others: Vec<Value>,
+    /// Incidents that are about none, from when the machine did not keep up: of these nothing is known.
+    pub unjudged: Vec<Value>,
+    /// Seconds in which it did not.
+    pub lost_seconds: usize,
     /// The end of what the processes wrote.
     pub log: String,
 }
 
 impl Outcome {
-    /// Whether everything was said rightly, and nothing else.
+    /// Whether everything was said rightly, and nothing else, as far as the machine kept up.
     pub fn is_right(&self) -> bool {
-        self.others.is_empty() && self.verdicts.iter().all(Verdict::is_right)
+        self.others.is_empty()
+            && self.verdicts.iter().all(|verdict| verdict.is_right() || verdict.is_unjudged)
+    }
+
+    /// What cannot be judged, if there is anything: to be said aloud.
+    pub fn reservation(&self) -> Option<String> {
+        let verdicts = self.verdicts.iter().filter(|verdict| !verdict.is_right() && verdict.is_unjudged);
+        let (faults, others) = (verdicts.count(), self.unjudged.len());
+        (faults + others > 0).then(|| {
+            format!(
+                "NOT JUDGED: {faults} faults and {others} other incidents, because the machine did not keep up for \
+                 {} seconds (its host took the processor, or it woke late)",
+                self.lost_seconds
+            )
+        })
     }
 }
 
 /// Runs faults one after the other, after windows in which nothing is wrong. Must be called within a runtime.
 pub fn run(binary: &Path, faults: &[Fault], healthy_windows: u32, seed: u64) -> Result<Outcome> {
     let world = World::start(binary, seed)?;
+    let watch = stalls::Watch::start();
     wait::pass(WINDOW * (USUAL_WINDOWS + healthy_windows));
     let mut done = Vec::new();
     for fault in faults {
@@ -64,6 +86,13 @@ pub fn run(binary: &Path, faults: &[Fault], healthy_windows: u32, seed: u64) -> 
     }
     let answer = world.ask(&["incidents", "list"])?;
     let incidents = answer["incidents"].as_array().cloned().unwrap_or_default();
-    let (verdicts, others) = judge(&done, &incidents);
-    Ok(Outcome { verdicts, others, log: world.log() })
+    let lost_ms: Vec<i64> = watch.lost_ms().into_iter().map(|real_ms| world.as_seen_ms(real_ms)).collect();
+    let judged = judge(&done, &incidents, &lost_ms);
+    Ok(Outcome {
+        verdicts: judged.verdicts,
+        others: judged.others,
+        unjudged: judged.unjudged,
+        lost_seconds: lost_ms.len(),
+        log: world.log(),
+    })
 }

@@ -4,6 +4,11 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 
+/// A number that somebody may set in the environment, for a longer proof.
+pub fn variable(name: &str, usual: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
 /// Processor time that a process has used since its start, all threads together.
 pub fn cpu_time(pid: u32) -> Result<Duration> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).context("read the process's state")?;

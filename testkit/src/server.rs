@@ -23,6 +23,8 @@ const START: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Plan {
     binary: PathBuf,
+    command: &'static str,
+    listen: &'static str,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
     data: Option<PathBuf>,
@@ -34,6 +36,8 @@ impl Plan {
     pub fn new(binary: impl Into<PathBuf>) -> Self {
         Self {
             binary: binary.into(),
+            command: "up",
+            listen: "127.0.0.1",
             arguments: vec!["--no-probe".to_owned()],
             // Tests that run side by side are no neighbours; those about neighbours have a lab.
             variables: [("CAELUM_SERVER_ADMIN_PASSWORD", PASSWORD), ("CAELUM_BEACON_ENABLED", "false")]
@@ -41,6 +45,18 @@ impl Plan {
                 .to_vec(),
             data: None,
         }
+    }
+
+    /// `caelum server` instead of `caelum up`.
+    pub fn as_one_of_several(mut self) -> Self {
+        self.command = "server";
+        self
+    }
+
+    /// Serves on every address of the host, for one in a lab.
+    pub fn on_every_address(mut self) -> Self {
+        self.listen = "0.0.0.0";
+        self
     }
 
     /// Lets the probe run.
@@ -53,6 +69,14 @@ impl Plan {
     pub fn with_generated_password(mut self) -> Self {
         self.variables.retain(|(name, _)| name != "CAELUM_SERVER_ADMIN_PASSWORD");
         self
+    }
+
+    /// Gives work to machines however busy they are: a machine under tests or a bench always is.
+    pub fn giving_work_to_the_busy(self) -> Self {
+        let percents =
+            ["CPU", "MEMORY", "DISK"].map(|what| (format!("CAELUM_HEALTH_{what}_CRITICAL"), "100"));
+        let load = ("CAELUM_HEALTH_LOAD_CRITICAL".to_owned(), "10000");
+        percents.into_iter().chain([load]).fold(self, |plan, (name, value)| plan.with_variable(&name, value))
     }
 
     /// Sets a variable of the environment, for the server and for every command beside it.
@@ -101,10 +125,10 @@ impl Server {
             }
             _ => {}
         }
-        let listen = format!("127.0.0.1:{}", self.port);
+        let listen = format!("{}:{}", self.plan.listen, self.port);
         let mut command = self.command();
         command
-            .arg("up")
+            .arg(self.plan.command)
             .arg("--data")
             .arg(self.data())
             .args(["--listen", &listen])

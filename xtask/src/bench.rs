@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use crate::command;
 
 /// Every bench with its program and what it prints.
-const BENCHES: [(&str, &str, &str); 11] = [
+const BENCHES: [(&str, &str, &str); 14] = [
     (
         "diagnosis",
         "bench-diagnosis",
@@ -14,12 +14,12 @@ const BENCHES: [(&str, &str, &str); 11] = [
     (
         "discovery",
         "bench-discovery",
-        "12 hosts: all know all, a kill, a cut cable; memory and CPU of a node at rest",
+        "12 hosts: all know all, a kill, a cut cable; memory and CPU of a node at rest; Serf beside",
     ),
     (
         "ingest",
         "bench-ingest",
-        "events/s accepted durable, events/s aggregated, CPU per event, memory; --set postgres-nats",
+        "events/s accepted durable, events/s aggregated, CPU per event, memory; VictoriaMetrics and InfluxDB beside; --set postgres-nats",
     ),
     ("freshness", "bench-freshness", "accepted to seen in a query, at 1,000 and at 50,000 events a second"),
     (
@@ -38,6 +38,7 @@ const BENCHES: [(&str, &str, &str); 11] = [
         "bench-probe",
         "500 targets every 10 s: how punctual, CPU a measurement, memory; --hanging 200; blackbox_exporter beside",
     ),
+    ("package", "bench-package", "packages: time and size of each kind; from installing one to a node"),
     (
         "placement",
         "bench-placement",
@@ -48,42 +49,30 @@ const BENCHES: [(&str, &str, &str); 11] = [
         "bench-tasks",
         "a task's way from being asked for to its start at 200/s, and no-op tasks/s; SQLite and PostgreSQL",
     ),
+    (
+        "ssh",
+        "bench-ssh",
+        "one command on 200 hosts, cold and warm, CPU and memory; pdsh, clush and parallel-ssh beside; --hosts 200",
+    ),
+    (
+        "failover",
+        "bench-failover",
+        "a page whose server is killed, until it goes on at another, behind HAProxy; --kills 100",
+    ),
     ("footprint", "bench-footprint", "server, agent and beacon at rest: resident memory, CPU, wake-ups"),
 ];
-
-/// Programs of others that the same events could be given to, for comparison.
-const PEERS: [&str; 3] = ["prometheus", "victoria-metrics", "influxd"];
-
-/// Says which peers are installed; none of them is started here.
-fn name_peers() {
-    let folders: Vec<std::path::PathBuf> =
-        std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
-    for peer in PEERS {
-        let is_there = folders.iter().any(|folder| folder.join(peer).is_file());
-        let state =
-            if is_there { "is installed, and not measured by this program" } else { "is not installed here" };
-        println!("  {peer}: {state}");
-    }
-}
 
 /// Runs the named bench; further arguments go to its program.
 pub fn run(arguments: &[String]) -> Result<()> {
     let Some((name, rest)) = arguments.split_first() else { bail!("name a bench:\n{}", list()) };
+    if command::asks_for_help(arguments) {
+        print!("{}", list());
+        return Ok(());
+    }
     let Some((_, program, _)) = BENCHES.iter().find(|(bench, ..)| bench == name) else {
         bail!("no bench {name:?}; there are:\n{}", list())
     };
-    let cargo = command::cargo();
-    let build = ["build", "--release", "--locked", "-p", "caelum", "-p", "caelum-testkit", "--bins"];
-    command::run(&cargo, &build)?;
-    let mut run =
-        vec!["run", "--release", "--locked", "--quiet", "-p", "caelum-testkit", "--bin", program, "--"];
-    run.extend(rest.iter().map(String::as_str));
-    command::run(&cargo, &run)?;
-    if name == "ingest" {
-        println!("peers:");
-        name_peers();
-    }
-    Ok(())
+    command::run_built(program, rest)
 }
 
 fn list() -> String {

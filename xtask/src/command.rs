@@ -44,3 +44,18 @@ pub fn read(program: &str, arguments: &[&str]) -> Result<String> {
 fn short(program: &str) -> &str {
     program.rsplit('/').next().unwrap_or(program)
 }
+
+/// Whether somebody wants to know, and nothing done.
+pub fn asks_for_help(arguments: &[String]) -> bool {
+    arguments.iter().any(|argument| argument == "--help" || argument == "-h")
+}
+
+/// Builds every program optimised, all in one go so that nothing is compiled twice for another set of
+/// features, and runs one of them.
+pub fn run_built(program: &str, arguments: &[String]) -> Result<()> {
+    run(&cargo(), &["build", "--release", "--locked", "--workspace", "--bins"])?;
+    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
+    let path = workspace::root().join(target).join("release").join(program);
+    let path = path.to_str().with_context(|| format!("the path of {program} is no text"))?;
+    run(path, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}

@@ -13,12 +13,30 @@ struct Needed {
     used_by: &'static str,
 }
 
-const NEEDED: [Needed; 6] = [
+const NEEDED: [Needed; 20] = [
     Needed { program: "chromium", package: "chromium", used_by: "browser tests" },
     Needed { program: "ip", package: "iproute2", used_by: "tests with hosts on networks of their own" },
     Needed { program: "python3", package: "python3", used_by: "the stranger who speaks to Caelum" },
     Needed { program: "nats-server", package: "nats-server", used_by: "tests of the queue on JetStream" },
+    Needed { program: "redis-server", package: "redis-server", used_by: "tests of coordination on Redis" },
+    Needed { program: "haproxy", package: "haproxy", used_by: "tests of several servers" },
+    Needed { program: "nginx", package: "nginx-light", used_by: "tests of several servers" },
+    Needed {
+        program: "ngx_stream_module.so",
+        package: "libnginx-mod-stream",
+        used_by: "tests of several servers behind nginx",
+    },
     Needed { program: "postgres", package: "postgresql", used_by: "tests of the records on PostgreSQL" },
+    Needed { program: "sshd", package: "openssh-server", used_by: "tests of commands over SSH" },
+    Needed { program: "ssh-keygen", package: "openssh-client", used_by: "tests of commands over SSH" },
+    Needed { program: "rpm", package: "rpm", used_by: "tests that install an RPM package" },
+    Needed { program: "openssl", package: "openssl", used_by: "tests that verify signatures" },
+    Needed { program: "bsdtar", package: "libarchive-tools", used_by: "tests that open a macOS package" },
+    Needed { program: "7zz", package: "7zip", used_by: "tests that open a macOS package" },
+    Needed { program: "cpio", package: "cpio", used_by: "tests that open a macOS package" },
+    Needed { program: "skopeo", package: "skopeo", used_by: "tests that read a container image" },
+    Needed { program: "busybox", package: "busybox-static", used_by: "tests that install an archive" },
+    Needed { program: "promtool", package: "prometheus", used_by: "tests of alert rules and dashboards" },
     Needed { program: "chromedriver", package: "chromium-driver", used_by: "browser tests" },
 ];
 
@@ -54,7 +72,10 @@ fn is_root() -> bool {
 /// nobody's here: tests make their own.)
 fn is_there(program: &str) -> bool {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    // Debian keeps servers out of the path of those who are not root.
     is_on_path(program)
+        || Path::new("/usr/lib/nginx/modules").join(program).is_file()
+        || Path::new("/usr/sbin").join(program).is_file()
         || versions.into_iter().any(|version| version.path().join("bin").join(program).is_file())
 }
 

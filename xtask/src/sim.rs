@@ -6,32 +6,23 @@ use crate::command;
 
 /// Builds the simulator optimised and hands it the arguments.
 pub fn run(arguments: &[String]) -> Result<()> {
-    let mut run =
-        vec!["run", "--release", "--locked", "--quiet", "-p", "caelum-testkit", "--bin", "simulate", "--"];
-    run.extend(arguments.iter().map(String::as_str));
-    command::run(&command::cargo(), &run)
+    if command::asks_for_help(arguments) {
+        println!("sim [--nodes N (1000)] [--networks N (10)] [--seeds N (1)]");
+        return Ok(());
+    }
+    command::run_built("simulate", arguments)
 }
 
 /// Builds the program and the lab optimised, and runs the lab.
 pub fn lab(arguments: &[String]) -> Result<()> {
+    const USAGE: &str =
+        "e2e runs the lab of faults: cargo xtask e2e lab [--faults A,B] [--healthy MINUTES] [--seed N]";
+    if command::asks_for_help(arguments) {
+        println!("{USAGE}");
+        return Ok(());
+    }
     let Some((_, rest)) = arguments.split_first().filter(|(first, _)| *first == "lab") else {
-        bail!(
-            "e2e runs the lab of faults: cargo xtask e2e lab [--faults A,B] [--healthy MINUTES] [--seed N]"
-        );
+        bail!(USAGE);
     };
-    let build = ["build", "--release", "--locked", "-p", "caelum", "-p", "caelum-testkit", "--bins"];
-    command::run(&command::cargo(), &build)?;
-    let mut run = vec![
-        "run",
-        "--release",
-        "--locked",
-        "--quiet",
-        "-p",
-        "caelum-testkit",
-        "--bin",
-        "lab-diagnosis",
-        "--",
-    ];
-    run.extend(rest.iter().map(String::as_str));
-    command::run(&command::cargo(), &run)
+    command::run_built("lab-diagnosis", rest)
 }

@@ -6,14 +6,29 @@ use caelum_model::{
     access::Scope,
     cluster::{Ceiling, NodeRole},
 };
+use caelum_store::MailboxAddress;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
+mod backup;
+mod fleet;
 mod network;
+mod package;
+mod server;
+mod service;
+mod ssh;
 mod tasks;
 
+pub use backup::{Backup, BackupCommand, MadeBackup, Restore};
+pub use fleet::{BalancerKind, BalancerTls, Fleet};
 pub use network::{
     Diagnose, IncidentFilter, Incidents, IncidentsCommand, Probes, ProbesCommand, TargetWish, Targets,
 };
+
+pub use package::{NewPackage, Package};
+pub use server::Server;
+pub use ssh::{SshAccept, SshAdd, SshBroadcast, SshCommand, SshExec};
+
+pub use service::{Installation, Service, Supervisor};
 
 pub use tasks::{
     Logs, OneSchedule, OneTask, Run, Schedules, SchedulesCommand, TaskFilter, Tasks, TasksCommand,
@@ -35,6 +50,8 @@ pub struct Arguments {
 pub enum Command {
     /// Run everything on this machine: metrics, probe, pipeline, verdicts, dashboard.
     Up(Up),
+    /// Serve as one of several, on records and a stream that all of them share.
+    Server(Box<Server>),
     /// Take events in, as one of several, for records and a stream that others share.
     Ingest(Up),
     /// Count events, as one of several, from a stream and into records that others share.
@@ -56,6 +73,12 @@ pub enum Command {
     /// Make, list and revoke tokens for programs (on this machine, no login).
     #[command(subcommand)]
     Token(Token),
+    /// Build packages that make other machines nodes; list and revoke them.
+    #[command(subcommand)]
+    Package(Package),
+    /// Let the system start Caelum: install, start, stop, watch.
+    #[command(subcommand)]
+    Service(Service),
     /// Look after people who may sign in (on this machine, no login).
     #[command(subcommand)]
     User(User),
@@ -81,12 +104,18 @@ pub enum Command {
     Diagnose(Diagnose),
     /// Run a command on nodes, show what it writes, and end as it ends.
     Run(Run),
+    /// Run commands on other machines over SSH; show connections, hosts and their keys.
+    #[command(subcommand)]
+    Ssh(SshCommand),
     /// Show tasks; ask for new ones, call off, do again.
     Tasks(Tasks),
     /// Show what a task wrote.
     Logs(Logs),
     /// Show, add and remove what is run at times.
     Schedules(Schedules),
+    /// Show the servers and whether they live; make a load balancer's configuration.
+    #[command(subcommand)]
+    Fleet(Fleet),
     /// Ask the network which machines are there, and show what is heard.
     Discover(Discover),
     /// List the machines that were heard.
@@ -101,9 +130,15 @@ pub enum Command {
     Connect(Connect),
     /// Look for what is wrong on this machine and its network, and say what to do.
     Doctor(Doctor),
+    /// Give an assistant the cluster's tools (Model Context Protocol) over standard input and output.
+    Mcp(Client),
     /// Look after the records where they are: schema, size, what is wrong.
     #[command(subcommand)]
     Db(Db),
+    /// Back up this server while it runs: records, queue, settings, secrets; or look at backups.
+    Backup(Backup),
+    /// Put a backup into a data directory.
+    Restore(Restore),
     /// Print the version.
     Version,
 }
@@ -282,6 +317,9 @@ pub struct Agent {
     /// Join by this token first; without it, the machine waits to be adopted
     #[arg(long, env = "CAELUM_JOIN", hide_env_values = true, value_name = "TOKEN")]
     pub join: Option<String>,
+    /// Join by the token in this file at the first start, and remove the file then; it need not be there
+    #[arg(long, env = "CAELUM_JOIN_FILE", value_name = "FILE", conflicts_with = "join")]
+    pub join_file: Option<PathBuf>,
     /// TCP port of its links, on every address [default: 8080]
     #[arg(long, value_name = "PORT", conflicts_with = "server-listen")]
     pub port: Option<u16>,
@@ -356,6 +394,10 @@ pub enum Token {
         /// Where machines reach the server; may be given more than once [default: where it listens]
         #[arg(long, value_name = "HOST:PORT")]
         server: Vec<String>,
+        /// Where machines leave a sealed request if they reach no server: postgres://, redis:// or file:, with an
+        /// account that can do no more than that (`caelum package mailboxes` shows how to make one)
+        #[arg(long, value_name = "ADDRESS", env = "CAELUM_TOKEN_MAILBOX", hide_env_values = true)]
+        mailbox: Option<MailboxAddress>,
         /// Where the data is.
         #[command(flatten)]
         place: Place,
@@ -384,6 +426,10 @@ pub enum Token {
 pub struct Join {
     /// The token that `caelum token join` printed on a server, or - to read it from standard input
     pub token: String,
+    /// The token is sealed: open it with the passphrase in CAELUM_JOIN_PASSPHRASE, or else on the first line of
+    /// standard input
+    #[arg(long)]
+    pub sealed: bool,
     /// Data directory of the node [default: as for `caelum up`]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -866,19 +912,36 @@ mod tests {
     #[test]
     fn commands_in_documents_parse() {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-        let mut seen = 0;
-        for document in ["README.md", "docs/operations.md", "docs/configuration.md", "docs/probes.md"] {
-            let text =
-                std::fs::read_to_string(format!("{root}/{document}")).expect("the document can be read");
-            for command in commands_in(&text) {
-                let words = command.split_whitespace();
-                if let Err(error) = Arguments::try_parse_from(words) {
-                    assert!(!error.use_stderr(), "{document}: {command}: {error}");
+        let (mut seen, mut wrong) = (0, Vec::new());
+        let mut documents = vec![PathBuf::from(root).join("README.md")];
+        let mut folders = vec![PathBuf::from(root).join("docs")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("the folder can be read") {
+                let path = entry.expect("the folder can be read").path();
+                match path.is_dir() {
+                    true => folders.push(path),
+                    false if path.extension().is_some_and(|ending| ending == "md") => documents.push(path),
+                    false => {}
                 }
-                seen += 1;
             }
         }
-        assert!(seen > 8, "only {seen} commands found");
+        for document in documents {
+            let text = std::fs::read_to_string(&document).expect("the document can be read");
+            let document = document.display();
+            for command in commands_in(&text) {
+                // What stands in double quotes is one word.
+                let words = command.split('"').enumerate().flat_map(|(number, part)| match number % 2 {
+                    0 => part.split_whitespace().collect(),
+                    _ => vec![part],
+                });
+                match Arguments::try_parse_from(words) {
+                    Err(error) if error.use_stderr() => wrong.push(format!("{document}: {command}: {error}")),
+                    _ => seen += 1,
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert!(seen > 100, "only {seen} commands found");
     }
 
     /// What stands between backticks, or in a code block up to a pipe, a bracket or a comment.

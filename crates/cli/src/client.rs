@@ -15,6 +15,8 @@ use crate::{arguments, data::DataDirectory, events, exit::Unreachable};
 
 /// Time after which a server that says nothing is given up.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// Time for a call that may run a command on other machines.
+const CALL_MAX: Duration = Duration::from_secs(3_600);
 
 /// A server that can be asked.
 pub struct Client {
@@ -22,6 +24,16 @@ pub struct Client {
     base: String,
     token: String,
     patience: Duration,
+}
+
+/// A file that a server made.
+pub struct Download {
+    /// What is in it.
+    pub bytes: Vec<u8>,
+    /// The package that it is.
+    pub package_id: String,
+    /// SHA-256 of the bytes, as the server says.
+    pub sha256: String,
 }
 
 impl Client {
@@ -55,6 +67,40 @@ impl Client {
         Self { patience, ..self }
     }
 
+    /// Waits as long as the longest command may run.
+    pub fn for_long_calls(self) -> Self {
+        self.with_patience(CALL_MAX)
+    }
+
+    /// Sends one message of a protocol of messages, whose answers say themselves what went wrong; none where
+    /// nothing is answered.
+    pub async fn message(
+        &self,
+        path: &str,
+        message: &Value,
+        headers: &[(&'static str, String)],
+    ) -> Result<Option<Value>> {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.http.post(&url).timeout(self.patience).bearer_auth(&self.token).json(message);
+        request = request.header(ACCEPT, "application/json, text/event-stream");
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        let answer = request.send().await.map_err(|error| unreachable(&self.base, &error))?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(|error| unreachable(&self.base, &error))?;
+        match serde_json::from_str::<Value>(&text) {
+            Ok(answer) if answer["jsonrpc"] == "2.0" => Ok(Some(answer)),
+            _ if status == StatusCode::UNAUTHORIZED => bail!("{url} does not know the token"),
+            Ok(answer) => match answer["error"]["message"].as_str() {
+                Some(said) => bail!("{url}: {said}"),
+                None => bail!("{url} answers {status} and no message"),
+            },
+            Err(_) if status.is_success() && text.is_empty() => Ok(None),
+            Err(_) => bail!("{url} answers {status} and no message"),
+        }
+    }
+
     /// Asks, and answers the JSON of a good answer. Anything else is said with the server's own words.
     pub async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let answer = self.send(method, path, body, "application/json").await?;
@@ -65,6 +111,12 @@ impl Client {
                 serde_json::from_str(&text).with_context(|| format!("read the answer of {}{path}", self.base))
             }
         }
+    }
+
+    /// Asks, and answers the text of a good answer.
+    pub async fn text(&self, method: Method, path: &str, body: Option<&Value>) -> Result<String> {
+        let answer = self.send(method, path, body, "text/plain").await?;
+        answer.text().await.map_err(|error| unreachable(&self.base, &error))
     }
 
     /// Asks for a stream of events, and hands over each as it comes: its name and its JSON. It ends with the
@@ -86,6 +138,24 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// Asks for a file, of at most so many bytes.
+    pub async fn download(&self, path: &str, body: &Value, bytes_max: u64) -> Result<Download> {
+        let mut answer = self.send(Method::POST, path, Some(body), "application/octet-stream").await?;
+        let header = |name: &str| {
+            let value = answer.headers().get(name).and_then(|value| value.to_str().ok());
+            value.unwrap_or_default().to_owned()
+        };
+        let (package_id, sha256) = (header("x-caelum-package-id"), header("x-caelum-sha256"));
+        let mut bytes = Vec::new();
+        while let Some(part) = answer.chunk().await.map_err(|error| unreachable(&self.base, &error))? {
+            if (bytes.len() + part.len()) as u64 > bytes_max {
+                bail!("{}{path} answers more than {bytes_max} bytes", self.base);
+            }
+            bytes.extend_from_slice(&part);
+        }
+        Ok(Download { bytes, package_id, sha256 })
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&Value>, accept: &str) -> Result<Response> {

@@ -8,9 +8,11 @@
 //! | `ca.pem` | the authority's certificate: what it trusts |
 //! | `cluster.keys` | keys that prove beacons and membership to be of the cluster, newest last, as JSON |
 //! | `revoked.json` | ids of nodes that were shut out, as servers told: known before the first link is up |
+//! | `master.key` | servers: what secrets in the records are sealed under, and on shared records the keys |
+//! | `grant.json` | servers on shared records: where records, stream and coordination are |
 //! | `cluster.json` | which cluster, where its servers are, what the node is and how much it lets anybody do |
 //!
-//! A server has the same key, certificate and keys; its id is in its store, and its authority is its own.
+//! A server has the same id, key, certificate and keys. Its authority is its own, or sealed in shared records.
 
 use std::{
     collections::BTreeSet,
@@ -24,7 +26,7 @@ use caelum_drivers::{random, tls};
 use caelum_model::{
     cluster::{Ceiling, ClusterKey, NodeRole},
     id::NodeId,
-    join::JoinAnswer,
+    join::{JoinAnswer, ServerGrant},
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +37,8 @@ const AUTHORITY: &str = "ca.pem";
 const KEYS: &str = "cluster.keys";
 const REVOKED: &str = "revoked.json";
 const CLUSTER: &str = "cluster.json";
+const MASTER: &str = "master.key";
+const GRANT: &str = "grant.json";
 /// Ids of revoked nodes that are kept, at most.
 const REVOKED_MAX: usize = 4_096;
 
@@ -92,6 +96,9 @@ impl Enrolled {
         write(&secrets.join(CERTIFICATE), answer.certificate_pem.as_bytes())?;
         write(&secrets.join(AUTHORITY), answer.authority_pem.as_bytes())?;
         save_keys(secrets, &answer.keys).with_context(|| format!("write {KEYS}"))?;
+        if let Some(grant) = &answer.grant {
+            save_grant(secrets, grant)?;
+        }
         // What was kept may be another cluster's.
         let mut revoked = BTreeSet::new();
         take_up_revoked(&mut revoked, &answer.revoked);
@@ -113,6 +120,53 @@ impl Enrolled {
 pub fn save_cluster(secrets: &Path, cluster: &Cluster) -> Result<()> {
     let json = serde_json::to_vec_pretty(cluster).context("write down the cluster")?;
     write(&secrets.join(CLUSTER), &json)
+}
+
+/// What the keys in shared records are sealed under, if this machine holds it.
+pub fn master_key(secrets: &Path) -> Result<Option<String>> {
+    Ok(read(&secrets.join(MASTER))?.map(|text| text.trim().to_owned()))
+}
+
+/// Keeps it.
+pub fn save_master_key(secrets: &Path, master_key: &str) -> Result<()> {
+    write(&secrets.join(MASTER), master_key.as_bytes())
+}
+
+/// Where records, stream and coordination are: what a join token for servers brought along, or what held at the
+/// last start on shared records.
+pub fn grant(secrets: &Path) -> Result<Option<ServerGrant>> {
+    let path = secrets.join(GRANT);
+    let Some(json) = read(&path)? else { return Ok(None) };
+    Ok(Some(serde_json::from_str(&json).with_context(|| format!("read {}", path.display()))?))
+}
+
+fn save_grant(secrets: &Path, grant: &ServerGrant) -> Result<()> {
+    save_master_key(secrets, &grant.master_key)?;
+    save_places(secrets, grant)
+}
+
+/// Keeps where records, stream and coordination are: for the next start, and for commands beside the server.
+pub fn save_places(secrets: &Path, grant: &ServerGrant) -> Result<()> {
+    // The key has a file of its own.
+    let places = ServerGrant { master_key: String::new(), ..grant.clone() };
+    if self::grant(secrets)?.as_ref() == Some(&places) {
+        return Ok(());
+    }
+    let json = serde_json::to_vec_pretty(&places).context("write down where the records are")?;
+    write(&secrets.join(GRANT), &json)
+}
+
+/// The id that this machine has, if it has one already.
+pub fn known_id(secrets: &Path) -> Result<Option<NodeId>> {
+    let path = secrets.join(ID);
+    let text = read(&path)?;
+    text.map(|text| NodeId::parse(text.trim()).with_context(|| format!("read {}", path.display())))
+        .transpose()
+}
+
+/// Keeps the id that this machine had before ids were kept here.
+pub fn save_id(secrets: &Path, node_id: &NodeId) -> Result<()> {
+    write(&secrets.join(ID), node_id.as_str().as_bytes())
 }
 
 /// The id that this machine gives itself before it joins, made where there is none.
@@ -212,6 +266,7 @@ mod tests {
             keys: vec![ClusterKey { generation: 3, secret: "ab".into() }],
             servers: vec!["192.0.2.1:8080".into()],
             revoked: Vec::new(),
+            grant: None,
         }
     }
 

@@ -23,7 +23,7 @@ use clap::Parser as _;
 use crate::{arguments::Arguments, exit::Exit};
 
 fn main() -> ExitCode {
-    memory::bound_arenas();
+    memory::prepare();
     panic::set_hook(Box::new(exit::report_bug));
     data::close_to_others();
     let arguments = match Arguments::try_parse() {

@@ -1,7 +1,7 @@
 //! Standard output: what a command was asked for, and nothing else. Everything said beside it goes to the
 //! log or to standard error.
 
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result};
 
@@ -18,6 +18,13 @@ pub fn print(text: &str) -> Result<()> {
 pub fn complain(text: &str) {
     // Nobody is left to tell when standard error is gone.
     drop(io::stderr().lock().write_all(text.as_bytes()));
+}
+
+/// Says on a terminal's standard error what takes a while.
+pub fn progress(text: &str) {
+    if io::stderr().is_terminal() {
+        complain(&format!("{text}\n"));
+    }
 }
 
 /// Text in which nothing moves the cursor or changes colours: names come from machines that nobody vouches for.

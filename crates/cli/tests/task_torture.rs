@@ -1,5 +1,5 @@
-//! Tasks outlive everything: a server and three agents run many small tasks while a random one of the four is
-//! killed again and again.
+//! Tasks outlive everything: servers and three agents run many small tasks while a random one of them is killed
+//! again and again. Once with one server and its own file, once with two servers on one PostgreSQL.
 //!
 //! The oracle is a ledger that the tasks write themselves, a line for each time that one ran, with its fencing
 //! number. Every task ends as it should, its end stands on a run that the ledger knows, and no task runs twice
@@ -13,6 +13,8 @@ use std::{
 
 use caelum_testkit::{
     api::Api,
+    fleet::{Fleet, invite},
+    postgres,
     process::Process,
     server::{Plan, Server},
     wait,
@@ -20,6 +22,7 @@ use caelum_testkit::{
 use reqwest::Method;
 use serde_json::{Value, json};
 
+const BINARY: &str = env!("CARGO_BIN_EXE_caelum");
 const AGENTS: usize = 3;
 /// Longest that everything may take after the last kill.
 const END_MAX: Duration = Duration::from_secs(240);
@@ -83,30 +86,55 @@ async fn ask(api: &Api, orders: &[Value]) -> Vec<String> {
     .await
 }
 
-#[tokio::test]
+/// Work is done by servers, too, and a machine under tests is always busy.
+const VARIABLES: [(&str, &str); 2] = [("CAELUM_AGENT_CEILING", "shell"), ("CAELUM_WORKER_SLOTS", "4")];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_are_done_once_whoever_is_killed() {
-    let tasks = usize::try_from(setting("CAELUM_TORTURE_TASKS", 1_000)).expect("a small number");
+    let plan =
+        VARIABLES.iter().fold(Plan::new(BINARY), |plan, (name, value)| plan.with_variable(name, value));
+    let server =
+        plan.with(&calm().iter().map(String::as_str).collect::<Vec<_>>()).start().expect("the server starts");
+    eprintln!("{}", torture(&mut [server], setting("CAELUM_TORTURE_TASKS", 1_000)).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_are_done_once_on_two_servers_that_share_their_records() {
+    let calm: Vec<(String, String)> = calm()
+        .chunks(2)
+        .map(|pair| {
+            (
+                format!("CAELUM{}", pair[0].replace("--", "_").replace('-', "_").to_uppercase()),
+                pair[1].clone(),
+            )
+        })
+        .collect();
+    let calm = calm.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let variables: Vec<(&str, &str)> = VARIABLES.into_iter().chain(calm).collect();
+    let records = postgres::Plan::new().durable().start().expect("PostgreSQL starts");
+    let mut fleet = Fleet::start(BINARY, records, 2, &variables).expect("the servers start");
+    let tasks = setting("CAELUM_TORTURE_SHARED_TASKS", 600);
+    eprintln!("{}", torture(&mut fleet.servers, tasks).await);
+}
+
+/// Answers what it was, for whoever measures.
+async fn torture(servers: &mut [Server], tasks: u64) -> String {
+    let tasks = usize::try_from(tasks).expect("a small number");
     let pause = Duration::from_millis(setting("CAELUM_TORTURE_PAUSE_MS", 400));
-    let mut server = Plan::new(env!("CARGO_BIN_EXE_caelum"))
-        .with(&["--ceiling", "shell", "--worker-slots", "4"])
-        .with(&calm().iter().map(String::as_str).collect::<Vec<_>>())
-        .start()
-        .expect("the server starts");
-    let data = server.data();
-    let data = data.to_str().expect("plain names");
-    let uses = AGENTS.to_string();
-    let printed = server.run(&["token", "join", "--uses", &uses, "--data", data]).expect("runs");
-    let printed = String::from_utf8(printed.stdout).expect("is text");
-    let token = printed.lines().last().expect("a token is printed");
     for number in 0..AGENTS {
+        let server = &servers[0];
+        let token = invite(server, "agent").expect("a token is printed");
         let folder = server.folder().join(format!("agent-{number}"));
         let folder = folder.to_str().expect("plain names");
-        let joined = server.run(&["join", token, "--data", folder, "--ceiling", "shell"]).expect("runs");
+        let joined = server.run(&["join", &token, "--data", folder, "--ceiling", "shell"]).expect("runs");
         assert!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
     }
-    let mut agents: Vec<Process> = (0..AGENTS).map(|number| agent(&server, number)).collect();
-    let api = server.api().expect("an address").with_token(&server.token("operate").expect("a token"));
-    let ledger = server.folder().join("ledger");
+    let mut agents: Vec<Process> = (0..AGENTS).map(|number| agent(&servers[0], number)).collect();
+    let token = servers[0].token("operate").expect("a token");
+    let apis: Vec<Api> =
+        servers.iter().map(|server| server.api().expect("an address").with_token(&token)).collect();
+    let api = &apis[0];
+    let ledger = servers[0].folder().join("ledger");
 
     let orders: Vec<Value> = (0..tasks).map(|number| order(number, &ledger)).collect();
     let mut ids = Vec::new();
@@ -116,19 +144,20 @@ async fn tasks_are_done_once_whoever_is_killed() {
     let mut batches = orders.chunks(BATCH);
     loop {
         match batches.next() {
-            Some(batch) => ids.extend(ask(&api, batch).await),
+            Some(batch) => ids.extend(ask(&apis[kills % apis.len()], batch).await),
             None if done == tasks => break,
             None => {}
         }
         wait::pass(pause);
-        match mix(&mut seed) as usize % (AGENTS + 1) {
-            AGENTS => {
-                server.kill();
-                server.start().expect("the server starts again");
+        match mix(&mut seed) as usize % (AGENTS + servers.len()) {
+            number if number < AGENTS => {
+                agents[number].kill();
+                agents[number] = agent(&servers[0], number);
             }
             number => {
-                agents[number].kill();
-                agents[number] = agent(&server, number);
+                let server = &mut servers[number - AGENTS];
+                server.kill();
+                server.start().expect("the server starts again");
             }
         }
         kills += 1;
@@ -138,7 +167,7 @@ async fn tasks_are_done_once_whoever_is_killed() {
             done = text.lines().filter_map(|line| line.split(' ').next()).collect::<BTreeSet<_>>().len();
         }
     }
-    eprintln!("{tasks} tasks, {kills} kills, {:?}", begin.elapsed());
+    let took = begin.elapsed();
 
     let mut ran: BTreeMap<(String, u64), u32> = BTreeMap::new();
     let mut ends: BTreeMap<String, u32> = BTreeMap::new();
@@ -167,5 +196,5 @@ async fn tasks_are_done_once_whoever_is_killed() {
     assert!(twice.is_empty(), "run twice under one number: {twice:?}");
     let unsaid: Vec<_> = ran.keys().filter(|run| !lines.contains_key(*run)).collect();
     assert!(unsaid.is_empty(), "ended without having run: {unsaid:?}");
-    eprintln!("{ends:?}; {} runs in all", lines.len());
+    format!("{tasks} tasks, {kills} kills, {took:?}; {ends:?}; {} runs in all", lines.len())
 }

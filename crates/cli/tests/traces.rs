@@ -22,20 +22,38 @@ fn chain(spans: &[Received], last: &Received) -> Vec<Received> {
     chain
 }
 
+/// Everything is traced, to a collector at this address, and one target is measured.
+fn tracing_to(collector: &str, target: &Target) -> Plan {
+    let trace = ["--telemetry-otlp-url", collector, "--telemetry-trace-one-in", "1"];
+    let probe = ["--probe-default-targets", "false", "--probe-targets", target.url()];
+    Plan::new(env!("CARGO_BIN_EXE_caelum")).with_probe().with(&trace).with(&probe)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_that_no_collector_takes_are_counted_and_cost_no_event() {
+    let target = Target::start(Script::default()).await.expect("starts");
+    // The port that throws everything away, where nobody listens.
+    let plan = tracing_to("http://127.0.0.1:9", &target);
+    let server = plan.start().expect("starts");
+    let api = server.api().expect("a client").with_token(&server.token("read").expect("a token"));
+    wait::until_answered("spans are dropped, and measurements taken", Duration::from_secs(40), async || {
+        let page = api.answer("/metrics").await.ok()?.text().await.ok()?;
+        let value = |name: &str| -> Option<f64> {
+            page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+        };
+        let is_counted = value("caelum_trace_spans_dropped_total")? > 0.0
+            && value("caelum_trace_spans_sent_total")? == 0.0
+            && value("caelum_ingest_events_accepted_total")? > 0.0;
+        is_counted.then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_trace_leads_from_a_measurement_to_the_commit_of_its_row() {
     let collector = Collector::start().await.expect("starts");
     let target = Target::start(Script::default()).await.expect("starts");
-    let plan = Plan::new(env!("CARGO_BIN_EXE_caelum")).with_probe().with(&[
-        "--telemetry-otlp-url",
-        collector.url(),
-        "--telemetry-trace-one-in",
-        "1",
-        "--probe-default-targets",
-        "false",
-        "--probe-targets",
-        target.url(),
-    ]);
+    let plan = tracing_to(collector.url(), &target);
     let mut server = plan.start().expect("starts");
     wait::until("something was measured", Duration::from_secs(20), || (target.answered() > 0).then_some(()));
     wait::until("a commit is traced", Duration::from_secs(20), || {

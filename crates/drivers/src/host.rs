@@ -73,6 +73,7 @@ impl HostSampler {
             cpu: cpus.first().map(|cpu| cpu.brand().trim().to_owned()).unwrap_or_default(),
             cpu_cores: u32::try_from(cpus.len()).unwrap_or(u32::MAX),
             addresses: crate::netinfo::addresses().iter().map(ToString::to_string).collect(),
+            ssh_host_keys: Vec::new(),
         }
     }
 

@@ -6,13 +6,16 @@
 //!
 //! Reading order: [`clock`] and [`random`], [`tls`], [`ports`],
 //! [`netinfo`], [`host`], [`memory`], [`spool`], [`probe`], [`stamp`], [`condition`], [`poster`], [`exchange`], [`beacon`], [`link`],
-//! [`notify`], [`traces`], [`worker`], [`work`].
+//! [`notify`], [`traces`], [`worker`], [`work`], [`ssh`], [`artifacts`], [`supervisor`].
 
 mod ancillary;
+pub mod archive;
+pub mod artifacts;
 pub mod beacon;
 pub mod clock;
 pub mod condition;
 pub mod doctor;
+pub mod dump;
 pub mod exchange;
 mod fault;
 pub mod host;
@@ -27,7 +30,9 @@ pub mod poster;
 pub mod probe;
 pub mod random;
 pub mod spool;
+pub mod ssh;
 pub mod stamp;
+pub mod supervisor;
 pub mod tls;
 pub mod traces;
 pub mod work;

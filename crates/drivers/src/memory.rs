@@ -3,7 +3,8 @@
 //! Starting takes much code that is never run again: reading arguments and settings, making certificates,
 //! first handshakes. The kernel maps such pages of the program file with all their neighbours and keeps them
 //! until memory runs short, and the allocator keeps what a burst of work left free. Both count as resident.
-//! Pages of the program file stay in the page cache, so that taking one back is no read of a disk.
+//! Pages of the program file, and of the libraries it is linked with, stay in the page cache, so that taking one
+//! back is no read of a disk.
 //!
 //! It does not bound what the process uses; that is for whoever uses it. On systems other than Linux there
 //! is nothing to do.
@@ -15,7 +16,7 @@ pub enum MemoryError {
     #[error("read /proc/self/smaps: {0}")]
     Unreadable(#[from] std::io::Error),
     /// A mapping was refused.
-    #[error("give back {length} bytes of the program file: {source}")]
+    #[error("give back {length} bytes of the program's files: {source}")]
     Refused {
         /// How much it was about.
         length: usize,
@@ -24,8 +25,11 @@ pub enum MemoryError {
     },
 }
 
-/// Keeps the allocator to two heaps, where it would have one for each thread. To be called first in a program.
-pub fn bound_arenas() {
+/// Keeps the allocator to two heaps, where it would have one for each thread, and notes which files the program
+/// consists of. To be called first in a program: what is mapped later may go again.
+pub fn prepare() {
+    #[cfg(target_os = "linux")]
+    linux::note_files();
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: mallopt only sets a number inside the allocator, before other threads exist.
     unsafe {
@@ -33,8 +37,9 @@ pub fn bound_arenas() {
     }
 }
 
-/// Gives back what is free in the allocator and every page of the program file. What is needed of the file
-/// is there again when it is touched. Takes about a millisecond.
+/// Gives back what is free in the allocator and every page of the program file, and of the libraries that were
+/// there when [`prepare`] was called. What is needed of a file is there again when it is touched. Takes about a
+/// millisecond.
 pub fn give_back() -> Result<(), MemoryError> {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: malloc_trim only hands free memory of the allocator to the kernel.
@@ -42,7 +47,7 @@ pub fn give_back() -> Result<(), MemoryError> {
         libc::malloc_trim(0);
     }
     #[cfg(target_os = "linux")]
-    linux::drop_program_pages()?;
+    linux::drop_file_pages()?;
     Ok(())
 }
 
@@ -59,22 +64,36 @@ mod linux {
         pub(super) length: usize,
     }
 
-    /// The program's clean mappings, as they were when they were first looked for: the program file stays
-    /// mapped as it is for as long as the process lives.
+    /// A file: device and inode, as the kernel writes them.
+    pub(super) type FileId = (String, String);
+
+    /// The program's file and the libraries it is linked with: they stay mapped as they are for as long as the
+    /// process lives, which cannot be said of libraries that are loaded later.
+    static FILES: OnceLock<Vec<FileId>> = OnceLock::new();
+
+    /// The clean mappings of these files, as they were when they were first looked for.
     static CLEAN: OnceLock<Vec<Clean>> = OnceLock::new();
 
     /// The kernel maps a page together with its neighbours, 64 or 128 kB at once, of one mapping. Of a program
     /// of which little is needed at a time, most of that is never touched. In smaller mappings it has fewer
     /// neighbours.
-    const PART: usize = 16 << 10;
+    const PART: usize = 8 << 10;
 
-    pub(super) fn drop_program_pages() -> Result<(), MemoryError> {
+    pub(super) fn note_files() {
+        FILES.get_or_init(|| {
+            // Where the kernel does not tell, nothing is given back later.
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+            files(&maps)
+        });
+    }
+
+    pub(super) fn drop_file_pages() -> Result<(), MemoryError> {
         let clean = match CLEAN.get() {
             Some(clean) => clean,
             None => {
                 let smaps = std::fs::read_to_string("/proc/self/smaps")?;
-                let own_code = drop_program_pages as fn() -> Result<(), MemoryError> as usize;
-                let clean = CLEAN.get_or_init(|| clean(&smaps, own_code));
+                let files = FILES.get().map(Vec::as_slice).unwrap_or_default();
+                let clean = CLEAN.get_or_init(|| clean(&smaps, files));
                 clean.iter().try_for_each(divide)?;
                 clean
             }
@@ -92,9 +111,10 @@ mod linux {
 
     /// Advice about clean mappings only.
     fn advise(start: usize, length: usize, advice: libc::c_int) -> Result<(), MemoryError> {
-        // SAFETY: the range is a private mapping of the program's own file, which is mapped as long as the
-        // process lives; nobody may write to it and no page of it was ever written to, so the file holds the
-        // same bytes and the kernel brings them back at the next touch. The other advice changes no page.
+        // SAFETY: the range is a private mapping of the program's own file or of a library it was linked with,
+        // which is mapped as long as the process lives; nobody may write to it and no page of it was ever
+        // written to, so the file holds the same bytes and the kernel brings them back at the next touch. The
+        // other advice changes no page.
         if unsafe { libc::madvise(start as *mut libc::c_void, length, advice) } == 0 {
             return Ok(());
         }
@@ -111,9 +131,15 @@ mod linux {
         anonymous: Option<&'a str>,
     }
 
-    /// The mappings of the file that this address belongs to that are private, not writable, and of which no
-    /// page differs from the file.
-    pub(super) fn clean(smaps: &str, own_code: usize) -> Vec<Clean> {
+    /// The files with code that are mapped.
+    pub(super) fn files(maps: &str) -> Vec<FileId> {
+        let code = maps.lines().filter_map(heading).filter(|mapping| mapping.permissions.starts_with("r-x"));
+        let named = code.map(|mapping| mapping.file).filter(|(_, inode)| *inode != "0");
+        named.map(|(device, inode)| (device.to_owned(), inode.to_owned())).collect()
+    }
+
+    /// The mappings of these files that are private, not writable, and of which no page differs from the file.
+    pub(super) fn clean(smaps: &str, files: &[FileId]) -> Vec<Clean> {
         let mut mappings: Vec<Mapping<'_>> = Vec::new();
         for line in smaps.lines() {
             if let Some(mapping) = heading(line) {
@@ -122,13 +148,10 @@ mod linux {
                 last.anonymous = Some(size.trim());
             }
         }
-        let own = mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&own_code));
-        let Some(file) = own.map(|mapping| mapping.file).filter(|(_, inode)| *inode != "0") else {
-            return Vec::new();
-        };
         let is_clean = |mapping: &&Mapping<'_>| {
             let is_private = mapping.permissions.ends_with('p') && !mapping.permissions.contains('w');
-            mapping.file == file && is_private && mapping.anonymous == Some("0 kB")
+            let is_known = files.iter().any(|(device, inode)| (&**device, &**inode) == mapping.file);
+            is_known && is_private && mapping.anonymous == Some("0 kB")
         };
         let part = |mapping: &Mapping<'_>| Clean {
             start: mapping.start,
@@ -172,18 +195,21 @@ e000-f000 r--p 00000000 fe:00 77 /usr/bin/caelum
 ";
 
     #[test]
-    fn only_what_still_equals_the_program_file_is_given_back() {
-        let clean = |address| linux::clean(SMAPS, address);
-        let expected = [Clean { start: 0x1000, length: 0x4000 }, Clean { start: 0x5000, length: 0x4000 }];
-        assert_eq!(clean(0x5008), expected);
-        assert_eq!(clean(0xb000), [], "anonymous memory is no file");
-        assert_eq!(clean(0x0), []);
-        assert_eq!(linux::clean("no such\ntable", 1), []);
+    fn only_what_still_equals_the_program_s_files_is_given_back() {
+        let file = |inode: &str| ("fe:00".to_owned(), inode.to_owned());
+        let clean = |files: &[linux::FileId]| linux::clean(SMAPS, files);
+        let program = [Clean { start: 0x1000, length: 0x4000 }, Clean { start: 0x5000, length: 0x4000 }];
+        let library = [Clean { start: 0xc000, length: 0x1000 }];
+        assert_eq!(clean(&[file("77")]), program);
+        assert_eq!(clean(&[file("78")]), library);
+        assert_eq!(clean(&[]), [], "what was not there at first may go again");
+        assert_eq!(linux::clean("no such\ntable", &[file("77")]), []);
+        assert_eq!(linux::files(SMAPS), [file("77"), file("78")]);
     }
 
     #[test]
     fn a_process_that_gave_everything_back_goes_on() {
-        bound_arenas();
+        prepare();
         let kept: Vec<u64> = (0..10_000).collect();
         for _ in 0..3 {
             give_back().expect("the kernel tells and takes");

@@ -1,5 +1,7 @@
 //! What `caelum doctor` thinks of what it found: facts in, findings out. Nothing here looks at anything.
 
+pub mod backends;
+
 use caelum_model::UnixMs;
 use serde::Serialize;
 

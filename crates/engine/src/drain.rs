@@ -72,10 +72,15 @@ impl Drain {
         }
     }
 
+    /// Whether nothing is to be sent yet.
+    pub fn is_waiting(&self, now_ms: UnixMs) -> bool {
+        now_ms < self.not_before_ms
+    }
+
     /// The next request: events after this number, at most so many. None while there is a wait. `newest` is the
     /// last number in the spool.
     pub fn next(&mut self, now_ms: UnixMs, newest: u64) -> Option<(u64, usize)> {
-        if now_ms < self.not_before_ms {
+        if self.is_waiting(now_ms) {
             return None;
         }
         if self.resend_at_ms.is_some_and(|at_ms| now_ms >= at_ms) {

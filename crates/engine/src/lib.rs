@@ -11,13 +11,16 @@
 //! [`target`] who measures what, and how. [`discovery`] hears which machines there are, [`membership`] knows which
 //! nodes run, over datagrams
 //! that [`packet`] and [`seal`] protect; [`link`] is what two nodes say to each other, and which links there
-//! are. [`task`] is what may become of work, [`placement`] where it goes, [`cron`] when, and [`worker`] does it.
+//! are. [`task`] is what may become of work, [`placement`] where it goes, [`cron`] when, and [`worker`] does it;
+//! [`ssh`] shares connections to machines that have no agent.
 //! [`stamp`] measures both ways of a path apart; [`facts`] is what follows from one measurement.
 
 #![deny(missing_docs)]
 
 pub mod alert;
 pub mod backlog;
+pub mod backup;
+pub mod balancer;
 pub mod budget;
 pub mod cluster;
 pub mod completeness;
@@ -29,6 +32,7 @@ pub mod drain;
 pub mod enrol;
 pub mod experience;
 pub mod facts;
+pub mod fleet;
 pub mod hash;
 pub mod health;
 pub mod incident;
@@ -37,6 +41,8 @@ pub mod lease;
 pub mod link;
 pub mod locate;
 pub mod lockout;
+pub mod mailbox;
+pub mod master_key;
 pub mod membership;
 pub mod now;
 pub mod packet;
@@ -47,6 +53,7 @@ pub mod score;
 pub mod seal;
 pub mod selector;
 pub mod sketch;
+pub mod ssh;
 pub mod stamp;
 pub mod target;
 pub mod task;

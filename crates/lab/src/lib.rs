@@ -5,12 +5,14 @@
 //! loopback only. Nothing here knows how Caelum works inside: it knows the program's command line, its files
 //! and what travels.
 //!
-//! Reading order: [`wait`], [`process`], [`loopback`], [`nats`], [`postgres`], [`event`], then [`torture`].
+//! Reading order: [`wait`], [`process`], [`loopback`], [`nats`], [`postgres`], [`redis`], [`sshd`], [`event`], then [`torture`].
 
 pub mod event;
 pub mod loopback;
 pub mod nats;
 pub mod postgres;
 pub mod process;
+pub mod redis;
+pub mod sshd;
 pub mod torture;
 pub mod wait;

@@ -22,6 +22,9 @@ pub struct NatsServer {
     process: Option<Process>,
     /// Lines of configuration that a test adds.
     more: String,
+    /// Most that JetStream may keep, as nats-server spells it: said, so that the free disk of a machine that
+    /// runs tests doesn't decide.
+    room: &'static str,
     /// Zero before the first start.
     port: u16,
     monitor: u16,
@@ -40,9 +43,16 @@ impl NatsServer {
         Ok(server)
     }
 
+    /// The same where JetStream may keep only so much, as nats-server spells it.
+    pub fn start_with_room(room: &'static str) -> Result<Self> {
+        let mut server = Self { room, ..Self::new("single", String::new())? };
+        server.restart()?;
+        Ok(server)
+    }
+
     fn new(name: &str, more: String) -> Result<Self> {
         let folder = tempfile::tempdir().context("make a folder for nats-server")?;
-        Ok(Self { name: name.to_owned(), folder, process: None, more, port: 0, monitor: 0 })
+        Ok(Self { name: name.to_owned(), folder, process: None, more, room: "64GB", port: 0, monitor: 0 })
     }
 
     /// Starts it again, on the port and the files that it had, and waits until JetStream is ready.
@@ -62,11 +72,12 @@ impl NatsServer {
         let free_or = |port: u16| if port == 0 { "-1".to_owned() } else { port.to_string() };
         let config = format!(
             "server_name: {name}\nlisten: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitor}\"\n\
-             ports_file_dir: \"{folder}\"\njetstream {{ store_dir: \"{folder}/jetstream\" }}\n{more}\n",
+             ports_file_dir: \"{folder}\"\njetstream {{ store_dir: \"{folder}/jetstream\", max_file_store: {room} }}\n{more}\n",
             name = self.name,
             port = free_or(self.port),
             monitor = free_or(self.monitor),
             folder = folder.display(),
+            room = self.room,
             more = self.more,
         );
         let path = folder.join("nats.conf");

@@ -201,7 +201,8 @@ pub enum MailTls {
 pub enum ChannelKind {
     /// An HTTP request.
     Webhook {
-        /// Where to.
+        /// Where to. Scheme and host are answered, with `/…` for the rest; given like that in a change, the old one
+        /// stays.
         url: String,
         /// In which form.
         #[serde(default)]
@@ -247,6 +248,10 @@ pub struct NoticeChannel {
     /// Nothing less bad goes there.
     #[serde(default = "warning")]
     pub least: Level,
+    /// In answers: whether a secret is set, which is the rest of a webhook's address, or a mail's password. It is
+    /// never answered itself. What is given here counts for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<bool>,
 }
 
 /// Hours in which notices wait.
@@ -279,7 +284,12 @@ pub struct NoticeSettings {
 impl Default for NoticeSettings {
     /// The log, so that nothing goes by unsaid.
     fn default() -> Self {
-        let log = NoticeChannel { name: "log".to_owned(), kind: ChannelKind::Log, least: Level::Warning };
+        let log = NoticeChannel {
+            name: "log".to_owned(),
+            kind: ChannelKind::Log,
+            least: Level::Warning,
+            set: None,
+        };
         Self { channels: vec![log], quiet_hours: Vec::new() }
     }
 }

@@ -45,6 +45,12 @@ pub struct Config {
     pub diagnoser: Diagnoser,
     /// `[tasks]`
     pub tasks: Tasks,
+    /// `[ssh]`
+    pub ssh: Ssh,
+    /// `[packages]`
+    pub packages: Packages,
+    /// `[backup]`
+    pub backup: Backup,
     /// `[telemetry]`
     pub telemetry: Telemetry,
 }
@@ -62,6 +68,50 @@ pub struct Cluster {
     pub peers: Vec<String>,
     /// Networks that *Discover* also tries address by address; none means that it only asks by beacon.
     pub sweep: Vec<String>,
+    /// Whether this server is one of several, where its records can be shared.
+    pub enabled: bool,
+    /// By what servers know of each other.
+    pub backend: CoordinationBackend,
+    /// Where that is; may hold a password.
+    pub address: Option<String>,
+    /// Time between two signs of life of a server, s.
+    pub heartbeat_interval_s: u64,
+    /// Silence after which a server counts as gone, s.
+    pub node_timeout_s: u64,
+    /// What the keys in shared records are sealed under, where it is not `secrets/master.key`.
+    pub cluster_secret: Option<String>,
+}
+
+/// By what servers know of each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CoordinationBackend {
+    /// By the address, or else by the records where these are shared.
+    #[default]
+    Auto,
+    /// By Redis.
+    Redis,
+    /// By the records on PostgreSQL.
+    Postgres,
+    /// By the records in a file of this host.
+    Sqlite,
+    /// By a directory that all servers see.
+    File,
+}
+
+impl CoordinationBackend {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Auto, Self::Redis, Self::Postgres, Self::Sqlite, Self::File];
+
+    /// The word of the settings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Redis => "redis",
+            Self::Postgres => "postgres",
+            Self::Sqlite => "sqlite",
+            Self::File => "file",
+        }
+    }
 }
 
 impl Default for Cluster {
@@ -72,6 +122,12 @@ impl Default for Cluster {
             access: Vec::new(),
             peers: Vec::new(),
             sweep: Vec::new(),
+            enabled: true,
+            backend: CoordinationBackend::Auto,
+            address: None,
+            heartbeat_interval_s: 10,
+            node_timeout_s: 30,
+            cluster_secret: None,
         }
     }
 }
@@ -129,6 +185,8 @@ pub struct Server {
     pub store: Option<String>,
     /// Where the event stream is, as a URL that may hold a password; none means a file in the data directory.
     pub queue: Option<String>,
+    /// Room that events waiting to be counted may take, MiB. Beyond it they are refused until some are counted.
+    pub queue_max_mb: u64,
 }
 
 impl Default for Server {
@@ -141,6 +199,7 @@ impl Default for Server {
             admin_password: None,
             store: None,
             queue: None,
+            queue_max_mb: 4 << 10,
         }
     }
 }
@@ -153,6 +212,7 @@ impl std::fmt::Debug for Server {
             .field("admin_password", &self.admin_password.as_ref().map(|_| "(hidden)"))
             .field("store", &self.store.as_ref().map(|_| "(hidden)"))
             .field("queue", &self.queue.as_ref().map(|_| "(hidden)"))
+            .field("queue_max_mb", &self.queue_max_mb)
             .finish()
     }
 }
@@ -240,6 +300,54 @@ impl Default for Agent {
             capabilities: Vec::new(),
             services: Vec::new(),
             find_mcp: true,
+        }
+    }
+}
+
+/// Commands on other machines over SSH, and what this machine tells about its own SSH server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ssh {
+    /// Whether this server runs commands on other machines.
+    pub enabled: bool,
+    /// User to sign in as where nothing else is said of a host.
+    pub user: String,
+    /// Port where nothing else is said of a host.
+    pub port: u16,
+    /// Files with more private keys to sign in with.
+    pub keys: Vec<String>,
+    /// Whether certificates of the cluster's user authority are shown.
+    pub certificates: bool,
+    /// A file of known hosts, as `ssh` has it, that counts beside the keys that people accepted.
+    pub known_hosts: Option<String>,
+    /// Directory with the host keys of this machine's own SSH server, which it tells the servers.
+    pub host_keys: Option<String>,
+    /// Connections to one host.
+    pub connections_per_host: u64,
+    /// Connections that are made at once.
+    pub handshakes: u64,
+    /// Time to connect, s.
+    pub connect_timeout_s: u64,
+    /// Time without a command after which a connection is closed, s.
+    pub idle_s: u64,
+    /// Most that a command may write to each of its streams, bytes.
+    pub output_max_bytes: u64,
+}
+
+impl Default for Ssh {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            user: "root".to_owned(),
+            port: 22,
+            keys: Vec::new(),
+            certificates: false,
+            known_hosts: None,
+            host_keys: None,
+            connections_per_host: 3,
+            handshakes: 16,
+            connect_timeout_s: 30,
+            idle_s: 300,
+            output_max_bytes: 256 << 10,
         }
     }
 }
@@ -443,6 +551,23 @@ impl Default for Diagnoser {
     }
 }
 
+/// Backups while everything runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backup {
+    /// Hours between two; 0 makes none by itself.
+    pub every_h: u64,
+    /// Days after which one is removed.
+    pub keep_days: u64,
+    /// Where they are put; none means `backups` in the data directory.
+    pub directory: Option<String>,
+}
+
+impl Default for Backup {
+    fn default() -> Self {
+        Self { every_h: 0, keep_days: 7, directory: None }
+    }
+}
+
 /// `[tasks]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tasks {
@@ -512,6 +637,20 @@ impl LogFormat {
             Self::Json => "json",
         }
     }
+}
+
+/// Building packages that make other machines nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Packages {
+    /// Folder with programs for other platforms, each as `TRIPLE/caelum`; none means that packages are built
+    /// for this server's own platform only.
+    pub artifacts: Option<String>,
+    /// File with the certificate that packages for macOS are signed with, and those that vouch for it.
+    pub signing_certificates: Option<String>,
+    /// File with its key.
+    pub signing_key: Option<String>,
+    /// Where machines with a package reach the cluster, before the addresses that servers listen on.
+    pub servers: Vec<String>,
 }
 
 /// What Caelum says about itself.

@@ -240,4 +240,11 @@ pub struct RosterSeat {
     pub addr: std::net::SocketAddr,
     /// Its run.
     pub run: u64,
+    /// How often it was declared dead in this run, and came back.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub turn: u16,
+}
+
+fn is_first(turn: &u16) -> bool {
+    *turn == 0
 }

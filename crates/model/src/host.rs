@@ -21,6 +21,9 @@ pub struct HostIdentity {
     pub cpu_cores: u32,
     /// Addresses of the machine's own interfaces, loopback left out, most useful first.
     pub addresses: Vec<String>,
+    /// Keys that its SSH server shows: `ssh-ed25519 AAAA…`; none where it has no such server, or did not say.
+    #[serde(default)]
+    pub ssh_host_keys: Vec<String>,
 }
 
 /// Bytes used of bytes there are.

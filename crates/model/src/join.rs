@@ -45,6 +45,27 @@ pub struct Invitation {
     /// When it ends. Shown; the server judges by its own record.
     #[serde(rename = "e")]
     pub expires_at_ms: UnixMs,
+    /// Where to leave a sealed request where no server can be reached; none where that is not possible.
+    #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
+    pub mailbox: Option<MailboxPlace>,
+}
+
+/// A mailbox as an invitation names it. Both are secrets.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MailboxPlace {
+    /// The address, with a password where there is one.
+    #[serde(rename = "a")]
+    pub address: String,
+    /// What requests are sealed under, lower-case hex: of this token alone, and known to servers.
+    #[serde(rename = "k")]
+    pub key: String,
+}
+
+/// Never shows anything: both are secret.
+impl std::fmt::Debug for MailboxPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MailboxPlace(…)")
+    }
 }
 
 /// A join token as the store keeps it.
@@ -180,4 +201,29 @@ pub struct JoinAnswer {
     pub servers: Vec<String>,
     /// Nodes that are not admitted.
     pub revoked: Vec<String>,
+    /// What a server needs to serve like the others. Only for a machine that joined as one, by a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<ServerGrant>,
+}
+
+/// What makes a machine a server of the cluster: with it, it needs nothing but its data directory.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ServerGrant {
+    /// The key under which the cluster's authority and keys are sealed in the records.
+    pub master_key: String,
+    /// Where the records are, with a password where there is one.
+    pub store: String,
+    /// Where the event stream is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
+    /// Where servers coordinate, if that is not the records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coordination: Option<String>,
+}
+
+/// Never shows anything: all of it is secret, or may hold a secret.
+impl std::fmt::Debug for ServerGrant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ServerGrant(…)")
+    }
 }

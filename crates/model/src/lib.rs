@@ -6,13 +6,14 @@
 //!
 //! Reading order: [`id`], [`event`], [`details`], [`rollup`], [`diagnosis`], [`incident`], then [`host`],
 //! [`node`], [`alert`], [`target`], [`probe`],
-//! [`access`], [`config`], [`trace`] and [`wire`]; for work [`task`] and [`work`]; for discovery and links [`cluster`], [`beacon`], [`envelope`] and
-//! [`join`].
+//! [`access`], [`config`], [`trace`] and [`wire`]; for work [`task`], [`work`] and [`ssh`]; for discovery and links [`cluster`], [`beacon`], [`envelope`] and
+//! [`join`]; [`package`] for what new machines install; [`backup`].
 
 #![deny(missing_docs)]
 
 pub mod access;
 pub mod alert;
+pub mod backup;
 pub mod beacon;
 pub mod cluster;
 pub mod config;
@@ -25,8 +26,10 @@ pub mod id;
 pub mod incident;
 pub mod join;
 pub mod node;
+pub mod package;
 pub mod probe;
 pub mod rollup;
+pub mod ssh;
 pub mod target;
 pub mod task;
 pub mod trace;

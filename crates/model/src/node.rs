@@ -215,6 +215,12 @@ pub struct NodeSetting {
     pub thresholds: Option<Thresholds>,
     /// Until when nothing is said about it.
     pub muted_until_ms: Option<UnixMs>,
+    /// Port of its SSH server, where it is not the one of the settings.
+    #[serde(default)]
+    pub ssh_port: Option<u16>,
+    /// User to sign in as over SSH, where it is not the one of the settings.
+    #[serde(default)]
+    pub ssh_user: Option<String>,
     /// When it was changed last.
     pub updated_at_ms: UnixMs,
 }
@@ -229,6 +235,8 @@ impl NodeSetting {
             draining: false,
             thresholds: None,
             muted_until_ms: None,
+            ssh_port: None,
+            ssh_user: None,
             updated_at_ms: 0,
         }
     }

@@ -62,8 +62,9 @@ impl TaskKind {
     /// What a node must let others do to be given one: a file put anywhere is as good as a command.
     pub const fn ceiling(self) -> Ceiling {
         match self {
-            Self::Shell | Self::Script | Self::Fetch | Self::Ssh => Ceiling::Shell,
-            Self::Http | Self::Probe => Ceiling::Tasks,
+            Self::Shell | Self::Script | Self::Fetch => Ceiling::Shell,
+            // Its command runs on another machine, whose own ceiling is looked at there.
+            Self::Http | Self::Probe | Self::Ssh => Ceiling::Tasks,
         }
     }
 

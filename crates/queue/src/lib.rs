@@ -20,8 +20,8 @@ use caelum_model::id::{Offset, PartitionId};
 use tokio::sync::watch;
 
 pub use address::{Address, AddressError, Login, NatsAddress};
-pub use embedded::Embedded;
-pub use jetstream::JetStream;
+pub use embedded::{Embedded, copy};
+pub use jetstream::{Found, JetStream, look};
 pub use open::{OpenError, Options, open};
 
 /// What a backend says about a failure, whatever the backend is.

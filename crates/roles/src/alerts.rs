@@ -210,7 +210,11 @@ mod tests {
     use caelum_store::NoticeQuery;
 
     use super::*;
-    use crate::notices::Notices;
+    use crate::{
+        master_key::{MasterKey, make_master_key},
+        notices::Notices,
+        secrets::Secrets,
+    };
 
     const NODES: usize = 40;
     const BEGIN_MS: i64 = 1_000_000_000;
@@ -247,6 +251,9 @@ mod tests {
             clock: Arc::clone(clock) as _,
             owner: name.to_owned(),
             notifier: Notifier::new("lab", "").expect("a sender"),
+            secrets: Arc::new(Secrets::new(
+                MasterKey::in_memory(Arc::clone(store), &make_master_key()).expect("a key"),
+            )),
         }
     }
 

@@ -1,4 +1,4 @@
-//! News inside one process: what changed, so that live pages and loops look again.
+//! News inside one process, and of other servers: what changed, so that live pages and loops look again.
 //!
 //! A change carries no data. Whoever cares reads the store, so a lost or doubled notice does no harm: a
 //! subscriber that fell behind treats the gap as "everything may have changed".
@@ -28,11 +28,13 @@ pub enum Change {
     TaskOutput,
     /// Alerts were raised, changed or cleared.
     AlertsChanged,
+    /// Packages were built, used or revoked, or one is being built.
+    PackagesChanged,
 }
 
 impl Change {
     /// Every change.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NodeSampled,
         Self::RollupsChanged,
         Self::DiagnosesChanged,
@@ -43,6 +45,7 @@ impl Change {
         Self::TasksChanged,
         Self::TaskOutput,
         Self::AlertsChanged,
+        Self::PackagesChanged,
     ];
 }
 
@@ -50,11 +53,13 @@ impl Change {
 #[derive(Clone, Debug)]
 pub struct Bus {
     sender: broadcast::Sender<Change>,
+    /// What happened here, for other servers.
+    outgoing: broadcast::Sender<Change>,
 }
 
 impl Default for Bus {
     fn default() -> Self {
-        Self { sender: broadcast::Sender::new(64) }
+        Self { sender: broadcast::Sender::new(64), outgoing: broadcast::Sender::new(64) }
     }
 }
 
@@ -63,6 +68,17 @@ impl Bus {
     pub fn publish(&self, change: Change) {
         // An error only says that nobody listens right now.
         drop(self.sender.send(change));
+        drop(self.outgoing.send(change));
+    }
+
+    /// Passes on what another server said: to everybody here, and not back.
+    pub fn hear(&self, change: Change) {
+        drop(self.sender.send(change));
+    }
+
+    /// Follows what happens here and nowhere else.
+    pub fn outgoing(&self) -> broadcast::Receiver<Change> {
+        self.outgoing.subscribe()
     }
 
     /// Subscribes to changes from now on.

@@ -5,10 +5,10 @@
 
 use std::collections::HashMap;
 
-use caelum_engine::{health, placement::Candidate};
+use caelum_engine::{health, placement::Candidate, task::order::SSH_POOL};
 use caelum_model::{
     UnixMs,
-    cluster::Roster,
+    cluster::{NodeRole, Roster},
     id::NodeId,
     node::{Level, Node, NodeSetting, Thresholds},
 };
@@ -61,7 +61,9 @@ pub fn candidate(
 fn words(node: &Node, setting: &NodeSetting) -> Vec<String> {
     let own = [&node.name, &node.identity.hostname, &node.identity.os, &node.identity.arch];
     let mut words: Vec<String> = node.links.capabilities.clone();
-    words.extend(setting.tags.iter().cloned());
+    // Commands for other machines go to servers: nobody else can take them by calling itself one.
+    words.retain(|word| word != SSH_POOL || node.links.role == Some(NodeRole::Server));
+    words.extend(setting.tags.iter().filter(|tag| *tag != SSH_POOL).cloned());
     words.extend(setting.group.iter().cloned());
     words.extend(own.into_iter().filter(|word| !word.is_empty()).cloned());
     words.sort_unstable();

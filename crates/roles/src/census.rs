@@ -8,6 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 use caelum_drivers::clock::Clock;
 use caelum_model::{
     UnixMs,
+    access::AuditEntry,
     cluster::{Ceiling, NodePass},
     envelope::{Heartbeat, MachineInfo, MessageType},
     host::HostIdentity,
@@ -75,6 +76,18 @@ impl Census {
                         self.answer(pass, &envelope.message_type, &envelope.payload).await;
                     let correlation_id = envelope.message_id;
                     self.cluster.tell(Command::Answer { link, correlation_id, message_type, payload }).await;
+                }
+                Some(Fact::ShutOut { from, what }) => {
+                    let entry = AuditEntry {
+                        at_ms: self.clock.now_ms(),
+                        actor: "cluster".to_owned(),
+                        action: format!("access.{}", what.as_str()),
+                        subject: from.to_string(),
+                        outcome: "refused: its network is not in cluster.access".to_owned(),
+                    };
+                    if let Err(error) = self.store.audit(entry).await {
+                        tracing::error!(code = "audit.write_failed", %error, "the audit log has a gap");
+                    }
                 }
                 // Another server's word; this one keeps its own records.
                 Some(Fact::Told(_)) => {}

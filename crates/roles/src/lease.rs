@@ -1,14 +1,15 @@
 //! Whose turn it is, where several servers share a store and one at a time is enough.
 //!
-//! One key with a time to live names the leader, who writes it anew long before it ends. Who finds no key
-//! writes its own name, waits, and leads if the name still stands. Two may lead
-//! for a moment: the lease saves work, it does not guard truth. Verdicts follow from the rows alone and carry no
-//! count; alerts are written only as they were seen.
+//! One key with a time to live names the leader, who writes it anew long before it ends, each time only over
+//! its own last write. Who finds no key writes its name, if still none is there. The time is the records' own,
+//! so no two machines' clocks are compared. A leader that was frozen past its time may for a moment believe that
+//! it still leads: the lease saves work, it does not guard truth. Verdicts follow from the rows alone and carry
+//! no count; alerts are written only as they were seen.
 
 use std::{sync::Arc, time::Duration};
 
 use caelum_drivers::clock::Clock;
-use caelum_store::{Store, StoreError};
+use caelum_store::{KeptKey, Store, StoreError};
 
 /// The key of who gives verdicts.
 pub const DIAGNOSER: &str = "diagnoser.leader";
@@ -18,8 +19,6 @@ pub const ALERTS: &str = "alerts.leader";
 const LIVES: Duration = Duration::from_secs(15);
 /// Time between looks, and between signs of life.
 const LOOK: Duration = Duration::from_secs(3);
-/// Time after which a name that still stands is the leader's.
-const SETTLE: Duration = Duration::from_millis(500);
 
 /// A claim to lead.
 pub(crate) struct Lease {
@@ -38,22 +37,21 @@ impl Lease {
     pub(crate) async fn take(&self) -> Result<(), StoreError> {
         let mut is_waiting = false;
         loop {
-            match self.leader().await? {
-                Some(leader) if leader != self.owner => {
+            match self.there().await? {
+                Some(there) if there.value != self.owner => {
                     if !std::mem::replace(&mut is_waiting, true) {
                         tracing::info!(
                             code = "lease.waiting",
                             key = self.key,
-                            leader,
+                            leader = there.value,
                             "it is another's turn"
                         );
                     }
                     tokio::time::sleep(LOOK).await;
                 }
-                _ => {
-                    self.sign().await?;
-                    tokio::time::sleep(SETTLE).await;
-                    if self.is_mine().await? {
+                // Its own name is there from a life before, or from a write whose answer was lost.
+                there => {
+                    if self.sign(there).await? {
                         return Ok(());
                     }
                 }
@@ -63,32 +61,37 @@ impl Lease {
 
     /// Keeps it, and ends when it is lost.
     pub(crate) async fn keep(&self) -> Result<(), StoreError> {
-        while self.is_mine().await? {
-            self.sign().await?;
+        loop {
+            match self.there().await? {
+                Some(there) if there.value != self.owner => return Ok(()),
+                there => {
+                    if !self.sign(there).await? {
+                        return Ok(());
+                    }
+                }
+            }
             tokio::time::sleep(LOOK).await;
         }
-        Ok(())
     }
 
     /// Lets another lead at once.
     pub(crate) async fn give_back(&self) -> Result<(), StoreError> {
-        if self.is_mine().await? {
-            self.store.delete_key(self.key.to_owned()).await?;
+        if let Some(there) = self.there().await?.filter(|there| there.value == self.owner) {
+            self.store.delete_key_at(there.key, there.version).await?;
         }
         Ok(())
     }
 
-    async fn is_mine(&self) -> Result<bool, StoreError> {
-        Ok(self.leader().await?.is_none_or(|leader| leader == self.owner))
+    async fn there(&self) -> Result<Option<KeptKey>, StoreError> {
+        self.store.key(self.key.to_owned(), self.clock.now_ms()).await
     }
 
-    async fn leader(&self) -> Result<Option<String>, StoreError> {
-        let key = self.store.key(self.key.to_owned(), self.clock.now_ms()).await?;
-        Ok(key.map(|(leader, _)| leader))
-    }
-
-    async fn sign(&self) -> Result<(), StoreError> {
-        let ends_at_ms = self.clock.now_ms() + LIVES.as_millis() as i64;
-        self.store.put_key(self.key.to_owned(), self.owner.clone(), ends_at_ms).await
+    /// Writes its name over what was seen. Answers whether it stands.
+    async fn sign(&self, seen: Option<KeptKey>) -> Result<bool, StoreError> {
+        let seen = seen.map(|there| there.version);
+        let (key, owner) = (self.key.to_owned(), self.owner.clone());
+        let lives_ms = LIVES.as_millis() as i64;
+        let done = self.store.compare_and_put_key(key, seen, owner, self.clock.now_ms(), lives_ms).await?;
+        Ok(done.is_some())
     }
 }

@@ -12,12 +12,16 @@ use caelum_store::{NoticeOutcome, Store, StoreError};
 use futures_util::{StreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::{Bus, Change};
+use crate::{
+    bus::{Bus, Change},
+    secrets::Secrets,
+};
 
 /// Time between looks at the outbox.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a notice is taken for: longer than an attempt lasts.
-const TAKEN_MS: i64 = 60_000;
+/// How long a notice is taken for: three times as long as an attempt may last. What a server that was killed had
+/// taken is told by another after that.
+const TAKEN_MS: i64 = 30_000;
 /// Notices under way at once.
 const AT_ONCE: usize = 8;
 
@@ -33,6 +37,8 @@ pub struct Notices {
     pub owner: String,
     /// How they reach people.
     pub notifier: Notifier,
+    /// Opens what the channels need.
+    pub secrets: Arc<Secrets>,
 }
 
 impl Notices {
@@ -97,8 +103,11 @@ impl Notices {
                 let error = format!("there is no channel `{}` any more", notice.channel);
                 NoticeOutcome::GivenUp { at_ms: self.clock.now_ms(), error }
             }
-            Some(kind) => match self.notifier.send(kind, notice).await {
-                Ok(()) => NoticeOutcome::Sent { at_ms: self.clock.now_ms() },
+            Some(kind) => match self.secrets.open_now(kind).await {
+                Ok(kind) => match self.notifier.send(&kind, notice).await {
+                    Ok(()) => NoticeOutcome::Sent { at_ms: self.clock.now_ms() },
+                    Err(error) => self.failed(notice, error.to_string()),
+                },
                 Err(error) => self.failed(notice, error.to_string()),
             },
         };

@@ -8,7 +8,7 @@ use std::{
 use caelum_drivers::{clock::Clock, host::HostSampler};
 use caelum_model::{
     UnixMs,
-    host::HostSample,
+    host::{HostIdentity, HostSample},
     id::NodeId,
     node::{LinkFacts, Node, NodePoint},
 };
@@ -36,6 +36,8 @@ pub struct Sampler {
     pub version: String,
     /// What other nodes are told of this one.
     pub links: LinkFacts,
+    /// Keys that this machine's SSH server shows.
+    pub ssh_host_keys: Vec<String>,
     /// Time between samples.
     pub interval: Duration,
 }
@@ -51,7 +53,7 @@ impl Sampler {
             }
             None => return,
         };
-        let identity = host.identity();
+        let identity = HostIdentity { ssh_host_keys: self.ssh_host_keys.clone(), ..host.identity() };
         let host = Arc::new(Mutex::new(host));
         let mut joined_at_ms = None;
         let mut tick = tokio::time::interval(self.interval);

@@ -4,14 +4,16 @@
 //! engine's word, when they are written is a role's.
 //!
 //! [`Store`] is what callers hold. Behind it is a backend, [`sqlite`] or [`postgres`], a file a noun: `nodes`, `targets`,
-//! `node_settings`, `alerts`, `notices`, `people`, `enrolments`, `partitions`, `rollups`, `seen`, `tiers`, `dead_letters`, `verdicts`, `tasks`, `schedules`, `coordination`,
+//! `node_settings`, `alerts`, `notices`, `people`, `enrolments`, `partitions`, `rollups`, `seen`, `tiers`, `dead_letters`, `verdicts`, `tasks`, `schedules`, `ssh`, `coordination`,
 //! `settings`. The list of everything a backend must do is [`records`]. Shapes that callers pass in and get
 //! back are in [`query`].
 
 #![deny(missing_docs)]
 
 mod address;
+pub mod coordination;
 mod health;
+pub mod mailbox;
 pub mod postgres;
 pub mod query;
 mod records;
@@ -21,13 +23,19 @@ mod tasks;
 use std::path::Path;
 
 pub use address::{Address, InvalidAddress, PostgresAddress};
+pub use coordination::{Coordination, CoordinationAddress, CoordinationError, KeptKey};
 pub use health::{Place, ReadsFrom, ReplicaHealth, StoreHealth, StoreStatus, TableStatus};
+pub use mailbox::{Mailbox, MailboxAddress};
 pub use query::{
     AdmitOutcome, AggregatorBeat, AggregatorRound, AlertQuery, AlertWrite, CommitOutcome, DeadLetter,
-    DeadLetterCount, DeadLetterQuery, DeadLetterState, HistoryTier, IncidentQuery, NodeTasks, NoticeOutcome,
-    NoticeQuery, NoticeState, Ownership, PartitionStatus, PipelineTotals, ProbeSummary, RevisedRollup,
-    RollupQuery, StaleTier, TaskCounts, TaskQuery, TaskStep, TaskWrote, TierCommit, WindowCommit,
+    DeadLetterCount, DeadLetterQuery, DeadLetterState, FactSwap, HistoryTier, IncidentQuery, NodeTasks,
+    NoticeOutcome, NoticeQuery, NoticeState, NoticeSwap, Ownership, PartitionStatus, PipelineTotals,
+    ProbeSummary, RevisedRollup, RollupQuery, StaleTier, TaskCounts, TaskQuery, TaskStep, TaskWrote,
+    TierCommit, WindowCommit,
 };
+
+/// The fact under which the event stream is named that the rows were counted from.
+pub const STREAM: &str = "stream";
 
 /// What a backend said, whatever it is.
 type BoxedError = Box<dyn std::error::Error + Send + Sync>;
@@ -39,7 +47,7 @@ pub struct Store {
 
 enum Backend {
     Sqlite(sqlite::Sqlite),
-    Postgres(postgres::Postgres),
+    Postgres(Box<postgres::Postgres>),
 }
 
 impl Store {
@@ -57,7 +65,7 @@ impl Store {
             Address::Sqlite(path) => Self::open(path),
             Address::Postgres(address) => {
                 let postgres = postgres::Postgres::connect(address).await?;
-                Ok(Self { backend: Backend::Postgres(postgres) })
+                Ok(Self { backend: Backend::Postgres(Box::new(postgres)) })
             }
         }
     }
@@ -69,7 +77,7 @@ impl Store {
             Address::Sqlite(path) => Self::open(path),
             Address::Postgres(address) => {
                 let postgres = postgres::Postgres::reach(address).await?;
-                Ok(Self { backend: Backend::Postgres(postgres) })
+                Ok(Self { backend: Backend::Postgres(Box::new(postgres)) })
             }
         }
     }
@@ -82,9 +90,43 @@ impl Store {
         }
     }
 
+    /// Writes a copy of the records into a file that must not be there yet, while they are used. Only records in
+    /// a file can be copied so; a server has tools of its own, and is answered with `false`.
+    pub async fn copy_to(&self, to: &Path) -> Result<bool, StoreError> {
+        match &self.backend {
+            Backend::Sqlite(sqlite) => sqlite.copy_to(to).await.map(|()| true),
+            Backend::Postgres(_) => Ok(false),
+        }
+    }
+
     /// Whether other processes may write to the same records.
     pub fn is_shared(&self) -> bool {
         matches!(self.backend, Backend::Postgres(_))
+    }
+
+    /// Where they are, without a password.
+    pub fn place(&self) -> String {
+        match &self.backend {
+            Backend::Sqlite(sqlite) => sqlite.place(),
+            Backend::Postgres(postgres) => postgres.place().to_owned(),
+        }
+    }
+
+    /// Tells every server that shares these records a short text. Where nobody shares them, nothing happens.
+    pub async fn tell(&self, news: &str) -> Result<(), StoreError> {
+        match &self.backend {
+            Backend::Sqlite(_) => Ok(()),
+            Backend::Postgres(postgres) => postgres.tell(news).await,
+        }
+    }
+
+    /// What servers that share these records [`Store::tell`], this one included; none where nobody shares them.
+    /// Ends when nobody listens any more. Must be called in an async runtime.
+    pub fn hear(&self) -> Option<tokio::sync::mpsc::Receiver<News>> {
+        match &self.backend {
+            Backend::Sqlite(_) => None,
+            Backend::Postgres(postgres) => Some(postgres.hear()),
+        }
     }
 
     /// Waits until every accepted write is durable and closes. Later calls answer `Closed`.
@@ -94,6 +136,15 @@ impl Store {
             Backend::Postgres(postgres) => postgres.close(),
         }
     }
+}
+
+/// What came from servers that share the records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// What one of them told.
+    Told(String),
+    /// Nobody was listened to for a while: anything may have been told.
+    Gap,
 }
 
 /// What kind of refusal it was.

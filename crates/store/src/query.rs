@@ -5,7 +5,7 @@ use std::hash::{Hash as _, Hasher as _};
 use caelum_engine::task::TaskEvent;
 use caelum_model::{
     UnixMs,
-    alert::{Alert, AlertStatus},
+    alert::{Alert, AlertStatus, NoticeSettings},
     event::Family,
     id::{ClientId, NodeId, Offset, PartitionId, TaskId},
     node::Level,
@@ -389,6 +389,26 @@ pub struct NoticeQuery {
     pub after: Option<(UnixMs, String)>,
     /// At most so many.
     pub limit: usize,
+}
+
+/// A fact, what was seen there (none: nothing), and what is there afterwards (none: nothing).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FactSwap {
+    /// Its name.
+    pub key: &'static str,
+    /// What it must be still.
+    pub seen: Option<String>,
+    /// What it becomes.
+    pub value: Option<String>,
+}
+
+/// The same of the settings of notices; they are never removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NoticeSwap {
+    /// What they must be still.
+    pub seen: Option<NoticeSettings>,
+    /// What they become; none leaves them.
+    pub value: Option<NoticeSettings>,
 }
 
 /// How an attempt to send a notice ended.

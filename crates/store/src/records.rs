@@ -15,18 +15,20 @@ use caelum_model::{
     incident::Incident,
     join::{Enrolment, JoinToken},
     node::{Node, NodePoint, NodeSetting, Thresholds},
+    package::Package,
     probe::ProbeSetting,
     rollup::{Rollup, RollupKey, SeenRanges},
+    ssh::{KnownHost, SshHost},
     target::{Target, TargetOrigin},
     task::{OutputChunk, Schedule, Task},
 };
 
 use crate::{
     AdmitOutcome, AggregatorBeat, AggregatorRound, AlertQuery, AlertWrite, Backend, CommitOutcome,
-    DeadLetter, DeadLetterCount, DeadLetterQuery, HistoryTier, IncidentQuery, NoticeOutcome, NoticeQuery,
-    Ownership, PartitionStatus, PipelineTotals, ProbeSummary, RevisedRollup, RollupQuery, StaleTier, Store,
-    StoreError, StoreHealth, StoreStatus, TaskCounts, TaskQuery, TaskStep, TaskWrote, TierCommit,
-    WindowCommit,
+    DeadLetter, DeadLetterCount, DeadLetterQuery, FactSwap, HistoryTier, IncidentQuery, KeptKey,
+    NoticeOutcome, NoticeQuery, NoticeSwap, Ownership, PartitionStatus, PipelineTotals, ProbeSummary,
+    RevisedRollup, RollupQuery, StaleTier, Store, StoreError, StoreHealth, StoreStatus, TaskCounts,
+    TaskQuery, TaskStep, TaskWrote, TierCommit, WindowCommit,
 };
 
 macro_rules! answer {
@@ -213,7 +215,8 @@ records! {
     fn drop_alerts(before_ms: UnixMs) -> usize;
 
     // notices
-    /// Takes notices that are due and that nobody else has taken, until a time; each counts as an attempt.
+    /// Takes notices that are due and that nobody else has taken, until a time; each counts as an attempt. What
+    /// is told of one subject goes to a channel in the order of the changes: a recovery waits for its failure.
     fn claim_notices(owner: String, now_ms: UnixMs, until_ms: UnixMs, limit: usize) -> Vec<Notice>;
     /// Says what became of a notice that this owner took. Answers false where it is no longer the owner's.
     fn settle_notice(notice_id: String, owner: String, outcome: NoticeOutcome) -> bool;
@@ -262,6 +265,16 @@ records! {
     fn enrolment_by_key(key_sha256: String) -> Option<Enrolment>;
     /// Shuts a node out for good. Answers false where none of that id was admitted.
     fn revoke_node(node_id: &NodeId, now_ms: UnixMs) -> bool;
+
+    // packages
+    /// Stores a package that was built.
+    fn add_package(package: Package);
+    /// The newest packages.
+    fn packages(limit: usize) -> Vec<Package>;
+    /// The package with this id.
+    fn package(package_id: &str) -> Option<Package>;
+    /// Forgets a package; its join token stays as it is. Answers false where there is none of that id.
+    fn remove_package(package_id: &str) -> bool;
 
     // tasks
     /// Adds tasks, and answers them as they stand: one whose idempotency key is known is the one that has it;
@@ -312,11 +325,37 @@ records! {
     /// one seen: of two that would do it one does.
     fn fire_schedule(schedule: Schedule, seen_next_at: Option<UnixMs>, task: Option<Task>) -> bool;
 
+    // ssh
+    /// Every key that was accepted, by host.
+    fn known_hosts() -> Vec<KnownHost>;
+    /// Keys that were accepted of one host.
+    fn known_hosts_of(host: &str, port: u16) -> Vec<KnownHost>;
+    /// Accepts a key; one that was accepted stays accepted, by whoever said so last.
+    fn put_known_host(known: KnownHost);
+    /// Forgets the keys of a host, or one of them; answers how many went.
+    fn forget_known_hosts(host: &str, port: u16, key: Option<String>) -> usize;
+    /// Every host without an agent, by name.
+    fn ssh_hosts() -> Vec<SshHost>;
+    /// Adds a host without an agent; answers false where another has its name or id.
+    fn add_ssh_host(host: SshHost) -> bool;
+    /// Removes a host without an agent; answers false where there is none of that id.
+    fn remove_ssh_host(node_id: &NodeId) -> bool;
+
     // settings
     /// A fact about the store, such as the id of this node.
     fn fact(key: &'static str) -> Option<String>;
     /// Stores a fact about the store.
     fn put_fact(key: &'static str, value: String);
+    /// Stores a fact unless it is there already; answers what is there then.
+    fn claim_fact(key: &'static str, value: String) -> String;
+    /// Replaces a fact if it is still what was seen.
+    fn replace_fact(key: &'static str, seen: String, value: String) -> bool;
+    /// Replaces facts and the settings of notices in one transaction, if all of them are still what was seen.
+    /// Whoever stores settings by [`Store::put_notice_settings_under`] the first of these facts comes before
+    /// that, and is seen, or after it, and is refused.
+    fn reseal(facts: Vec<FactSwap>, notices: NoticeSwap) -> bool;
+    /// Sets who is told, and when not, if a fact is still what was seen.
+    fn put_notice_settings_under(settings: NoticeSettings, key: &'static str, seen: String) -> bool;
     /// The thresholds set at run time, if any were.
     fn thresholds() -> Option<Thresholds>;
     /// Stores the thresholds set at run time.
@@ -327,14 +366,23 @@ records! {
     fn audit_log(before_ms: UnixMs, limit: usize) -> Vec<AuditEntry>;
 
     // coordination
-    /// Stores a value that is gone at `expires_at_ms`, whatever was under the key before.
-    fn put_key(key: String, value: String, expires_at_ms: UnixMs);
-    /// The value under a key, unless its time is over.
-    fn key(key: String, now_ms: UnixMs) -> Option<(String, UnixMs)>;
+    /// Stores a value for a time, whatever was under the key before, and answers the number of this write.
+    /// Numbers grow over all keys. Where the records are on a server, its clock says when a time is over, and
+    /// `now_ms` means nothing; the same for all of these.
+    fn put_key(key: String, value: String, now_ms: UnixMs, lives_ms: i64) -> u64;
+    /// What is under a key, unless its time is over.
+    fn key(key: String, now_ms: UnixMs) -> Option<KeptKey>;
+    /// Keys with a prefix that still live, in order.
+    fn keys(prefix: String, now_ms: UnixMs, limit: usize) -> Vec<KeptKey>;
+    /// Stores a value if the last write of the key is still the one seen, `None` for "nothing lives there";
+    /// answers the number of this write, or nothing where another was faster.
+    fn compare_and_put_key(key: String, seen: Option<u64>, value: String, now_ms: UnixMs, lives_ms: i64) -> Option<u64>;
     /// How many keys with a prefix still live.
     fn count_keys(prefix: String, now_ms: UnixMs) -> usize;
     /// Removes a key.
     fn delete_key(key: String);
+    /// Removes a key if its last write is still the one seen.
+    fn delete_key_at(key: String, seen: u64) -> bool;
     /// Removes every key that starts with a prefix and holds this value.
     fn delete_keys_with_value(prefix: String, value: String) -> usize;
     /// Removes what has expired.

@@ -14,6 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use caelum_drivers::traces::Tracer;
 use caelum_queue::Queue;
 use caelum_roles::{aggregator::Progress, diagnoser, ingest::Ingest, probe};
 use caelum_store::Store;
@@ -38,6 +39,8 @@ pub struct Alone {
     pub aggregator: Option<Arc<Progress>>,
     /// The diagnoser's progress, where it is part of the role.
     pub diagnoser: Option<Arc<diagnoser::progress::Progress>>,
+    /// What sends its traces.
+    pub tracer: Tracer,
 }
 
 /// Whether a role is well.
@@ -97,17 +100,20 @@ fn answer(role: &'static str, problems: Vec<String>) -> Response {
     (status, Json(body)).into_response()
 }
 
+/// A probe's counts, and what sends its traces.
+type ProbeState = (Arc<probe::Counters>, Tracer);
+
 /// `/health` and `/metrics` of a probe, which stands on neither records nor a stream.
-pub fn probe_router(counters: Arc<probe::Counters>) -> Router {
+pub fn probe_router(counters: Arc<probe::Counters>, tracer: Tracer) -> Router {
     Router::new()
         .route("/health", get(probe_health))
         .route("/metrics", get(probe_metrics))
         .fallback(crate::error::not_found)
-        .with_state(counters)
+        .with_state((counters, tracer))
 }
 
 /// A probe is well while what it measures gets away.
-async fn probe_health(extract::State(counters): extract::State<Arc<probe::Counters>>) -> Response {
+async fn probe_health(extract::State((counters, _)): extract::State<ProbeState>) -> Response {
     let failing = counters.failing.load(Ordering::Relaxed);
     let mut problems = Vec::new();
     if failing > 0 {
@@ -117,9 +123,10 @@ async fn probe_health(extract::State(counters): extract::State<Arc<probe::Counte
     answer("probe", problems)
 }
 
-async fn probe_metrics(extract::State(counters): extract::State<Arc<probe::Counters>>) -> Response {
+async fn probe_metrics(extract::State((counters, tracer)): extract::State<ProbeState>) -> Response {
     let mut page = Exposition::default();
     page.probe(&counters);
+    page.traces(&tracer);
     page.answer()
 }
 
@@ -137,5 +144,6 @@ async fn metrics(extract::State(alone): extract::State<Arc<Alone>>) -> Response 
     if let Some(queue) = &alone.queue {
         page.queue(queue.depth());
     }
+    page.traces(&alone.tracer);
     page.answer()
 }

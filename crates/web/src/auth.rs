@@ -1,7 +1,9 @@
 //! Who is asking: a person with a session, or a program with a token.
 //!
-//! A session is a random secret in a cookie; the store has its SHA-256 as a key with a time to live, and the
-//! user's name as value. The role is read from the user each time, so that a change holds at once. A token is
+//! A session is a random secret in a cookie; the records have its SHA-256 as a key with a time to live, and the
+//! user's name as value: every server that shares them knows it, and knows when it ends. They stand on the
+//! records whatever the servers coordinate by: the role is read from the user there each time, so that a change
+//! holds at once, and a session elsewhere would save no question and could only disagree. A token is
 //! a bearer secret, kept as its SHA-256, with scopes.
 
 use std::sync::Arc;
@@ -128,12 +130,13 @@ async fn find(headers: &HeaderMap, state: &State) -> Result<Option<Person>, ApiE
 async fn find_session(secret: &str, state: &State) -> Result<Option<Person>, ApiError> {
     let key = session_key(secret);
     let now_ms = state.now_ms();
-    let Some((name, expires_at_ms)) = state.store.key(key.clone(), now_ms).await? else { return Ok(None) };
-    let Some(user) = state.store.user(name.clone()).await? else { return Ok(None) };
+    let Some(kept) = state.store.key(key.clone(), now_ms).await? else { return Ok(None) };
+    let Some(user) = state.store.user(kept.value.clone()).await? else { return Ok(None) };
     // Sliding, with a write only when half of the time is over.
     let ttl_ms = session_ttl_ms(state);
-    if expires_at_ms - now_ms < ttl_ms / 2 {
-        state.store.put_key(key, name, now_ms + ttl_ms).await?;
+    if kept.lives_ms < ttl_ms / 2 {
+        // Only as it was seen: somebody who signs out at the same time stays signed out.
+        state.store.compare_and_put_key(key, Some(kept.version), kept.value, now_ms, ttl_ms).await?;
     }
     Ok(Some(Person { name: user.name, role: user.role, has_session: true }))
 }
@@ -207,7 +210,7 @@ pub async fn sign_in(
     let ttl_ms = session_ttl_ms(state);
     state
         .store
-        .put_key(session_key(&secret), user.name, now_ms + ttl_ms)
+        .put_key(session_key(&secret), user.name, now_ms, ttl_ms)
         .await
         .map_err(|error| fail(error.into()))?;
     Ok(cookie(&secret, ttl_ms / 1000, transport))

@@ -9,6 +9,7 @@ use caelum_model::{
     access::Role,
     wire::{ErrorBodyJson, ErrorJson},
 };
+use caelum_roles::vault::VaultError;
 use caelum_store::StoreError;
 
 /// Every error the API answers with, named by meaning.
@@ -83,6 +84,17 @@ impl From<StoreError> for ApiError {
                     retry_after_ms: 2_000,
                 }
             }
+            error => Self::Internal(error.into()),
+        }
+    }
+}
+
+impl From<VaultError> for ApiError {
+    fn from(error: VaultError) -> Self {
+        match error {
+            VaultError::Store(error) => error.into(),
+            VaultError::TooShort => Self::InvalidRequest(error.to_string()),
+            error @ VaultError::Contended => Self::Conflict(error.to_string()),
             error => Self::Internal(error.into()),
         }
     }

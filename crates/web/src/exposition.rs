@@ -10,6 +10,7 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
+use caelum_drivers::traces::Tracer;
 use caelum_model::diagnosis::Label;
 use caelum_roles::{
     aggregator::Progress,
@@ -72,6 +73,18 @@ impl Exposition {
         ];
         for (name, help, value) in now {
             self.gauge(name, help, read(value) as f64);
+        }
+    }
+
+    /// What became of the spans of this process; nothing where no collector is set.
+    pub fn traces(&mut self, tracer: &Tracer) {
+        if tracer.is_on() {
+            self.counter("caelum_trace_spans_sent_total", "Spans that the collector took.", tracer.sent());
+            self.counter(
+                "caelum_trace_spans_dropped_total",
+                "Spans dropped because too many waited or the collector did not take them.",
+                tracer.dropped(),
+            );
         }
     }
 

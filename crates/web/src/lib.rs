@@ -1,8 +1,8 @@
 //! Everything HTTP: the API, `/events`, the dashboard, and the listener that tells TLS from plain text.
 //!
 //! Reading order: [`state`] is what every route stands on, [`serve`] the listener, [`auth`] who is asking,
-//! [`error`] how refusals look, [`events`] the way in for measurements, [`api`] the rest for programs and
-//! [`pages`] for people. Routes translate; decisions are the engine's.
+//! [`error`] how refusals look, [`events`] the way in for measurements, [`api`] the rest for programs,
+//! [`mcp`] the same for assistants, and [`pages`] for people. Routes translate; decisions are the engine's.
 
 pub mod agent;
 pub mod alone;
@@ -14,6 +14,7 @@ pub mod error;
 pub mod events;
 pub mod exposition;
 pub mod guard;
+mod mcp;
 pub mod pages;
 pub mod serve;
 pub mod state;
@@ -40,9 +41,11 @@ pub fn only_events(events: Router) -> Router {
 /// All routes over a state.
 pub fn app(state: Arc<State>) -> Router {
     let (api, _) = api::router();
+    let mcp = mcp::route(&state, api.clone().with_state(Arc::clone(&state)));
     Router::new()
         .merge(api)
         .merge(pages::router())
+        .route("/mcp", mcp)
         .fallback(pages::not_found)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .merge(events::router(Arc::clone(&state.gate)))

@@ -10,7 +10,8 @@ use caelum_engine::lockout::Lockout;
 use caelum_model::{UnixMs, cluster::Roster, id::NodeId, node::Thresholds};
 use caelum_queue::Queue;
 use caelum_roles::{
-    aggregator::Progress, bus::Bus, cluster::Handle, enrol::Registrar, orders::Orders, tasks::Desk,
+    aggregator::Progress, backup::Backups, bus::Bus, cluster::Handle, diagnoser, enrol::Registrar,
+    fleet::Fleet, orders::Orders, secrets::Secrets, ssh::Ssh, tasks::Desk,
 };
 use caelum_store::Store;
 use tokio::sync::Semaphore;
@@ -64,10 +65,14 @@ pub struct State {
     pub gate: Arc<Gate>,
     /// What this process's aggregator is doing; none where it has none.
     pub aggregator: Option<Arc<Progress>>,
+    /// What this process's diagnoser is doing; none where it has none.
+    pub diagnoser: Option<Arc<diagnoser::progress::Progress>>,
     /// What probes are to measure.
     pub orders: Arc<Orders>,
     /// What gives tasks to workers.
     pub desk: Arc<Desk>,
+    /// Runs commands on other machines; none where this server does not.
+    pub ssh: Option<Arc<Ssh>>,
     /// News inside the process.
     pub bus: Bus,
     /// The time.
@@ -96,6 +101,14 @@ pub struct State {
     pub stop: CancellationToken,
     /// What admits nodes; none where this process admits nobody.
     pub trust: Option<Trust>,
+    /// The other servers; none where this one is alone.
+    pub fleet: Option<Fleet>,
+    /// What builds packages; none where this process builds none.
+    pub packages: Option<Arc<caelum_roles::packages::Builder>>,
+    /// Makes backups; none where this process makes none.
+    pub backups: Option<Arc<Backups>>,
+    /// Seals and opens secrets of settings.
+    pub secrets: Arc<Secrets>,
     /// Thresholds in force.
     pub thresholds: RwLock<Thresholds>,
     pub(crate) lockout: Mutex<Lockout>,
@@ -112,10 +125,14 @@ pub struct Parts {
     pub gate: Arc<Gate>,
     /// What this process's aggregator is doing; none where it has none.
     pub aggregator: Option<Arc<Progress>>,
+    /// What this process's diagnoser is doing; none where it has none.
+    pub diagnoser: Option<Arc<diagnoser::progress::Progress>>,
     /// What probes are to measure.
     pub orders: Arc<Orders>,
     /// What gives tasks to workers.
     pub desk: Arc<Desk>,
+    /// Runs commands on other machines; none where this server does not.
+    pub ssh: Option<Arc<Ssh>>,
     /// News inside the process.
     pub bus: Bus,
     /// The time.
@@ -140,6 +157,14 @@ pub struct Parts {
     pub stop: CancellationToken,
     /// What admits nodes; none where this process admits nobody.
     pub trust: Option<Trust>,
+    /// The other servers; none where this one is alone.
+    pub fleet: Option<Fleet>,
+    /// What builds packages; none where this process builds none.
+    pub packages: Option<Arc<caelum_roles::packages::Builder>>,
+    /// Makes backups; none where this process makes none.
+    pub backups: Option<Arc<Backups>>,
+    /// Seals and opens secrets of settings.
+    pub secrets: Arc<Secrets>,
     /// Thresholds in force at the start.
     pub thresholds: Thresholds,
 }
@@ -153,8 +178,10 @@ impl State {
             queue: parts.queue,
             gate: parts.gate,
             aggregator: parts.aggregator,
+            diagnoser: parts.diagnoser,
             orders: parts.orders,
             desk: parts.desk,
+            ssh: parts.ssh,
             bus: parts.bus,
             clock: parts.clock,
             node_id: parts.node_id,
@@ -168,6 +195,10 @@ impl State {
             settings: parts.settings,
             stop: parts.stop,
             trust: parts.trust,
+            fleet: parts.fleet,
+            packages: parts.packages,
+            backups: parts.backups,
+            secrets: parts.secrets,
             thresholds: RwLock::new(parts.thresholds),
             lockout: Mutex::default(),
             password_checks: Semaphore::new(PASSWORD_CHECKS_MAX),
@@ -187,5 +218,10 @@ impl State {
     /// Thresholds in force now.
     pub fn thresholds(&self) -> Thresholds {
         *self.thresholds.read().expect("no code panics while it holds this lock")
+    }
+
+    /// Thresholds in force from now on.
+    pub fn set_thresholds(&self, thresholds: Thresholds) {
+        *self.thresholds.write().expect("no code panics while it holds this lock") = thresholds;
     }
 }

@@ -15,7 +15,7 @@ use caelum_testkit::{
     lab::{Host, Lab},
     measure::{cpu_time, mib, resident_bytes, sibling_binary},
     process::Process,
-    wait,
+    serf, wait,
 };
 use serde_json::Value;
 
@@ -59,18 +59,14 @@ fn main() -> Result<()> {
     let killed = now_s();
     bench.processes.get_mut(&4).context("it runs")?.kill();
     bench.until("membership.node_dead", &[4], 1, "h4 ")?;
-    println!(
-        "kill -9 of one -> known to the others            {}",
-        spread(&bench.times("membership.node_dead", &[4], "h4 ", killed))
-    );
+    let missed = bench.times("membership.node_dead", &[4], "h4 ", killed);
+    println!("kill -9 of one -> known to the others            {}", spread(&missed));
 
     let cut = now_s();
     bench.lab.cut(&bench.at[7].clone())?;
     bench.until("membership.node_dead", &[4, 7], 1, "h7 ")?;
-    println!(
-        "cable cut silently -> known to the others        {}",
-        spread(&bench.times("membership.node_dead", &[4, 7], "h7 ", cut))
-    );
+    let gone = bench.times("membership.node_dead", &[4, 7], "h7 ", cut);
+    println!("cable cut silently -> known to the others        {}", spread(&gone));
 
     let healed = now_s();
     bench.lab.join(&bench.at[7].clone())?;
@@ -88,10 +84,34 @@ fn main() -> Result<()> {
         let (resident, _) = resident_bytes(pid)?;
         println!("{what:<10} resident {}, {:.2} % of a core at rest", mib(resident), share * 100.0);
     }
-    Ok(())
+    bench.beside(&[known, missed, gone])
 }
 
 impl Bench {
+    /// Serf on the same hosts, after ours have gone.
+    fn beside(mut self, ours: &[Vec<f64>; 3]) -> Result<()> {
+        let Some(program) = serf::program() else {
+            println!("Serf is not installed, so nothing is compared with it (Debian: apt-get install serf)");
+            return Ok(());
+        };
+        self.processes.clear();
+        let theirs = serf::measure(&program, &self.lab, &self.at, self.folder.path())?;
+        println!("{}, its settings for a LAN, on the same hosts:", theirs.version);
+        let rows = [
+            ("last started -> all know all", &theirs.known),
+            ("kill -9 of one -> known", &theirs.killed),
+            ("cable cut silently -> known", &theirs.cut),
+        ];
+        for ((what, theirs), ours) in rows.into_iter().zip(ours) {
+            let ratio = match (theirs.last(), ours.last()) {
+                (Some(theirs), Some(ours)) if *ours > 0.0 => format!("{:.1} times ours", theirs / ours),
+                _ => "no ratio".to_owned(),
+            };
+            println!("{what:<48} {}; worst: {ratio}", spread(theirs));
+        }
+        Ok(())
+    }
+
     fn command(&self, number: usize, arguments: &[&str]) -> std::process::Command {
         let mut command = self.at[number].command(&self.binary);
         command

@@ -8,6 +8,10 @@
 //!
 //! `--set embedded` (the default) is `caelum up`; `--set postgres-nats` is two ingests and three aggregators in
 //! processes of their own, on a NATS server and a PostgreSQL server of this machine.
+//!
+//! Beside it run VictoriaMetrics and InfluxDB where they are installed, with as many measurements, at most
+//! `--peer-events N` (2,000,000; 0 for none). They are given lines without identities and without a token, and
+//! answer before anything is on disk: what they do is a part of what Caelum does.
 
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
@@ -19,6 +23,7 @@ use caelum_testkit::{
     load::{Load, quantile_ms},
     measure::{cpu_time, mib, option, resident_bytes, sibling_binary, word},
     parts::{self, Parts},
+    peers::Peer,
     server::{Plan, Server},
     wait,
 };
@@ -142,6 +147,38 @@ async fn bench(load: Load) -> Result<()> {
         "  together      {:.2} us/event (a PostgreSQL server is not in it)",
         all.as_secs_f64() * 1e6 / events
     );
+    let own_cost = all.as_secs_f64() / events;
     println!("  generator CPU {:.2} us/event", own.as_secs_f64() * 1e6 / events);
+    drop(set);
+    beside(load, done.accepted.min(option("--peer-events", 2_000_000)?), own_cost).await
+}
+
+/// The same by others. `own_cost` is ours, seconds an event.
+async fn beside(load: Load, events: u64, own_cost: f64) -> Result<()> {
+    if events == 0 {
+        return Ok(());
+    }
+    for peer in Peer::ALL {
+        if !peer.is_installed() {
+            println!("{} is not installed here (Debian package {})", peer.program(), peer.package());
+            continue;
+        }
+        let cost = peer.measure(events, load.batch, load.connections).await?;
+        let each = cost.cpu.as_secs_f64() / cost.events as f64;
+        println!(
+            "{}, {} measurements of four stages, {} found afterwards",
+            peer.program(),
+            cost.events,
+            cost.found
+        );
+        println!(
+            "  {:.2} us/event, {:.1} times ours; answered {:.0} events/s, found {:.0} events/s; resident, highest {}",
+            each * 1e6,
+            each / own_cost,
+            cost.events as f64 / cost.answered_in.as_secs_f64(),
+            cost.events as f64 / cost.found_in.as_secs_f64(),
+            mib(cost.highest)
+        );
+    }
     Ok(())
 }

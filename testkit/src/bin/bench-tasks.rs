@@ -4,6 +4,10 @@
 //! alone: from the task's being asked for until it was leased, and until its start was written down, by the
 //! server's clock. Then `--tasks N` (2,000) that do nothing, asked for in batches: how long until all are done.
 //! With SQLite, and with a PostgreSQL server of this machine unless `--set sqlite` is given.
+//!
+//! Then, on SQLite, `--cancels N` (100) tasks are called off that have a child in their group and one that left
+//! it: until no process of them is left. And of two agents the one that has a task is killed, `--kills N` (20) times,
+//! and stopped in its tracks, `--freezes N` (3) times: until the other has it.
 
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
@@ -12,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use caelum_testkit::{
     api::Api,
+    ends::{self, Death, Pair},
     measure::{option, sibling_binary, word},
     postgres,
     server::Plan,
@@ -53,26 +58,61 @@ fn main() -> Result<()> {
             server.as_ref().map(|server| anyhow::Ok(server.url(&server.new_database()?))).transpose()?;
         println!("{}", runtime.block_on(measure(name, store.as_deref(), rate, seconds, tasks))?);
     }
+    let (cancels, kills, freezes) =
+        (option("--cancels", 100)?, option("--kills", 20)?, option("--freezes", 3)?);
+    runtime.block_on(measure_ends(cancels, kills, freezes))
+}
+
+async fn measure_ends(cancels: u64, kills: u64, freezes: u64) -> Result<()> {
+    let server = plan()?.start()?;
+    let api = Api::plain(&server.http())?.with_token(&server.token("operate")?);
+    let node = own_node(&api).await?;
+    let line = |what: &str, goal: &str, sorted: &[Duration]| {
+        let at = |percent: usize| {
+            let nth = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+            sorted.get(nth).map_or(0, Duration::as_millis)
+        };
+        println!("{what:>44}: p50 {:>6} ms, p99 {:>6} ms, of {}; goal {goal}", at(50), at(99), sorted.len());
+    };
+    if cancels > 0 {
+        let took = ends::cancels(&api, &node, cancels).await?;
+        line("called off until no process of it is left", "p99 250 ms", &took);
+    }
+    if kills + freezes > 0 {
+        let mut pair = Pair::start(&server, &api).await?;
+        let took = pair.losses(Death::Killed, kills).await?;
+        line("worker killed until another has its task", "1 s", &took);
+        let took = pair.losses(Death::Frozen, freezes).await?;
+        line("worker silent until another has its task", "16 s", &took);
+    }
     Ok(())
 }
 
-async fn measure(name: &str, store: Option<&str>, rate: u64, seconds: u64, tasks: u64) -> Result<String> {
-    let mut arguments = vec!["--agent-ceiling", "shell", "--worker-slots", "16"];
-    if let Some(store) = store {
-        arguments.extend(["--store", store]);
-    }
-    let server = Plan::new(sibling_binary()?).with(&arguments).start()?;
-    let api = Api::plain(&server.http())?.with_token(&server.token("operate")?);
-    // A machine that is busy with its bench is critical, and only given what is meant for it.
+/// A server with a worker, which gets work however busy the machine is.
+fn plan() -> Result<Plan> {
+    let plan = Plan::new(sibling_binary()?).giving_work_to_the_busy();
+    Ok(plan.with(&["--agent-ceiling", "shell", "--worker-slots", "16"]))
+}
+
+/// The server's own node.
+async fn own_node(api: &Api) -> Result<String> {
     let begin = Instant::now();
-    let node = loop {
+    loop {
         let nodes = api.json("/api/nodes").await?;
         match &nodes["nodes"][0]["node_id"] {
-            Value::String(node) => break node.clone(),
+            Value::String(node) => return Ok(node.clone()),
             _ if begin.elapsed() > DONE_MAX => bail!("the server's own node does not appear"),
             _ => wait::pass(LOOK),
         }
-    };
+    }
+}
+
+async fn measure(name: &str, store: Option<&str>, rate: u64, seconds: u64, tasks: u64) -> Result<String> {
+    let plan = plan()?;
+    let plan = store.map_or(plan.clone(), |store| plan.with(&["--store", store]));
+    let server = plan.start()?;
+    let api = Api::plain(&server.http())?.with_token(&server.token("operate")?);
+    let node = own_node(&api).await?;
     let task = json!({"task_type": "shell", "task_data": ":", "assigned_node": node});
     // The first one also waits for the worker.
     ask(&api, task.clone()).await?;
@@ -110,7 +150,9 @@ async fn measure(name: &str, store: Option<&str>, rate: u64, seconds: u64, tasks
     let mut left = tasks;
     while left > 0 {
         let count = left.min(BATCH);
-        let batch: Vec<Value> = (0..count).map(|_| json!({"task_type": "shell", "task_data": ":"})).collect();
+        let batch: Vec<Value> = (0..count)
+            .map(|_| json!({"task_type": "shell", "task_data": ":", "assigned_node": node}))
+            .collect();
         ask(&api, json!({ "tasks": batch })).await?;
         left -= count;
     }

@@ -39,6 +39,9 @@ fn main() -> Result<()> {
     for other in &outcome.others {
         println!("about no fault: {}", other["sentence"]);
     }
+    if let Some(reservation) = outcome.reservation() {
+        println!("{reservation}");
+    }
     let right = outcome.verdicts.iter().filter(|verdict| Verdict::is_right(verdict)).count();
     println!(
         "{right} of {} named within {NAMED_WITHIN} windows and closed within {CLOSED_WITHIN}; {} about no fault",

@@ -6,11 +6,13 @@ use serde_json::Value;
 
 use super::{
     CLOSED_WITHIN, NAMED_WITHIN,
-    world::{PROBES, RESOLVER, World, probe, probe_name, site, site_url, usual},
+    world::{RESOLVER, World, probe, probe_name, site, site_url, throttled, usual},
 };
 use crate::switch::Rule;
 
 const MINUTE_MS: i64 = 60_000;
+/// Lost seconds from which on something cannot be judged: half of a window. Fewer do not move its medians.
+const LOST_MIN: usize = 3;
 
 /// Something that goes wrong, and is repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,13 +94,7 @@ impl Fault {
             Self::LossyLastMile => {
                 rules.extend(around(probe(1), Rule { loss: 0.12, ..Rule::default() }));
             }
-            // To each by itself, as a provider does it: nobody's packets queue behind another's.
-            Self::ThrottledSite => rules.extend((0..PROBES).map(|number| Rule {
-                from: Some(site(2)),
-                to: Some(probe(number)),
-                bits_per_s: Some(4_000_000),
-                ..Rule::default()
-            })),
+            Self::ThrottledSite => rules.extend(throttled(2, 2_500_000)),
             Self::DeadTarget => rules.extend(around(site(1), Rule { loss: 1.0, ..Rule::default() })),
             Self::LongLastMile => rules.extend(around(probe(2), long)),
             Self::TwoAtOnce => {
@@ -133,6 +129,8 @@ pub struct Verdict {
     pub closed_after: Option<i64>,
     /// The sentence.
     pub sentence: String,
+    /// Whether the machine did not keep up while it lasted or was to be closed.
+    pub is_unjudged: bool,
 }
 
 impl Verdict {
@@ -143,9 +141,23 @@ impl Verdict {
     }
 }
 
-/// Holds what was said against what was done: a verdict for each thing to be said of each fault, and the
-/// incidents that are about none. `done` is each fault with its first and last moment, ms.
-pub fn judge(done: &[(Fault, i64, i64)], incidents: &[Value]) -> (Vec<Verdict>, Vec<Value>) {
+/// What was said, held against what was done.
+pub(super) struct Judged {
+    /// One for each thing to be said of each fault.
+    pub(super) verdicts: Vec<Verdict>,
+    /// The incidents that are about none …
+    pub(super) others: Vec<Value>,
+    /// … and those of them from when the machine did not keep up.
+    pub(super) unjudged: Vec<Value>,
+}
+
+/// Holds what was said against what was done. `done` is each fault with its first and last moment, `lost_ms` when
+/// the machine did not keep up, ms.
+pub(super) fn judge(done: &[(Fault, i64, i64)], incidents: &[Value], lost_ms: &[i64]) -> Judged {
+    let is_lost = |first: i64, last: i64| {
+        let within = lost_ms.iter().filter(|at_ms| (first..=last).contains(&at_ms.div_euclid(MINUTE_MS)));
+        within.count() >= LOST_MIN
+    };
     let mut others: Vec<Value> = incidents.to_vec();
     let mut verdicts = Vec::new();
     for (fault, from_ms, to_ms) in done {
@@ -174,9 +186,55 @@ pub fn judge(done: &[(Fault, i64, i64)], incidents: &[Value]) -> (Vec<Verdict>, 
                     .and_then(|incident| incident["sentence"].as_str())
                     .unwrap_or_default()
                     .to_owned(),
+                is_unjudged: is_lost(first - 1, last + CLOSED_WITHIN),
                 expected,
             });
         }
     }
-    (verdicts, others)
+    // What began one window before it was seen began, for all that is known, in the second that was lost.
+    let (unjudged, others) = others.into_iter().partition(|incident| {
+        let window = |name: &str| incident[name].as_i64().unwrap_or(0).div_euclid(MINUTE_MS);
+        is_lost(window("opened_window_ms") - 1, window("detected_window_ms"))
+    });
+    Judged { verdicts, others, unjudged }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const FROM_MS: i64 = 20 * MINUTE_MS;
+    const TO_MS: i64 = 25 * MINUTE_MS;
+
+    fn incident(label: &str, target: &str, opened: i64, closed: Option<i64>) -> Value {
+        json!({
+            "label": label,
+            "entity": { "type": "target", "ids": [target] },
+            "opened_window_ms": opened * MINUTE_MS,
+            "detected_window_ms": (opened + 1) * MINUTE_MS,
+            "closed_window_ms": closed.map(|window| window * MINUTE_MS),
+        })
+    }
+
+    #[test]
+    fn what_is_wrong_counts_unless_the_machine_did_not_keep_up_just_then() {
+        let done = [(Fault::SlowServer, FROM_MS, TO_MS)];
+        let right = incident("Server-bound", &site_url(0), 20, Some(27));
+        let late = incident("Server-bound", &site_url(0), 20, None);
+        let other = incident("Throughput-bound", &site_url(1), 5, Some(8));
+        let judged = judge(&done, &[right.clone(), other.clone()], &[]);
+        assert!(judged.verdicts[0].is_right() && !judged.verdicts[0].is_unjudged);
+        assert_eq!((judged.others.len(), judged.unjudged.len()), (1, 0));
+
+        let elsewhere = judge(&done, &[right.clone(), other.clone()], &[9 * MINUTE_MS; LOST_MIN]);
+        assert_eq!((elsewhere.others.len(), elsewhere.unjudged.len()), (1, 0), "it was over by then");
+        let little = judge(&done, &[right, other.clone()], &[5 * MINUTE_MS; LOST_MIN - 1]);
+        assert_eq!((little.others.len(), little.unjudged.len()), (1, 0), "too little to matter");
+        let lost_ms = [[5 * MINUTE_MS + 7; LOST_MIN], [31 * MINUTE_MS; LOST_MIN]].concat();
+        let then = judge(&done, &[late, other], &lost_ms);
+        assert_eq!((then.others.len(), then.unjudged.len()), (0, 1));
+        assert!(!then.verdicts[0].is_right() && then.verdicts[0].is_unjudged);
+    }
 }

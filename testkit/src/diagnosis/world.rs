@@ -212,8 +212,12 @@ impl World {
     /// The time as the program sees it, ms since 1970.
     pub fn now_ms(&self) -> i64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-        let passed_ms = i64::try_from(now).unwrap_or(i64::MAX) - self.begin_ms;
-        self.begin_ms + passed_ms * FACTOR
+        self.as_seen_ms(i64::try_from(now).unwrap_or(i64::MAX))
+    }
+
+    /// A time as the program sees it.
+    pub fn as_seen_ms(&self, real_ms: i64) -> i64 {
+        self.begin_ms + (real_ms - self.begin_ms) * FACTOR
     }
 
     /// What the processes wrote, for when something is not as it should be.
@@ -227,7 +231,22 @@ impl World {
     }
 }
 
-/// How the network is when nothing is wrong: some milliseconds each way, different for each host.
+/// How fast a site sends to a probe, bits a second. Far less than this machine could do, and to each probe by
+/// itself: a transfer then measures the network, and not what else the machine has to do meanwhile.
+const SITE_BITS_PER_S: u64 = 8_000_000;
+
+/// What a site sends to each probe, at most so fast; to each by itself, as a provider does it: nobody's packets
+/// queue behind another's.
+pub fn throttled(number: usize, bits_per_s: u64) -> impl Iterator<Item = Rule> {
+    (0..PROBES).map(move |to| Rule {
+        from: Some(site(number)),
+        to: Some(probe(to)),
+        bits_per_s: Some(bits_per_s),
+        ..Rule::default()
+    })
+}
+
+/// How the network is when nothing is wrong: some milliseconds each way, different for each host, and a rate.
 pub fn usual() -> Vec<Rule> {
     let around = |address: Ipv4Addr, ms: u64| {
         let rule =
@@ -236,7 +255,8 @@ pub fn usual() -> Vec<Rule> {
     };
     let probes = (0..PROBES).flat_map(|number| around(probe(number), 2 + number as u64));
     let sites = (0..SITES).flat_map(|number| around(site(number), 3 + 2 * number as u64));
-    probes.chain(sites).chain(around(RESOLVER, 1)).collect()
+    let rates = (0..SITES).flat_map(|number| throttled(number, SITE_BITS_PER_S));
+    probes.chain(sites).chain(around(RESOLVER, 1)).chain(rates).collect()
 }
 
 /// What is measured: the sites with all their stages, and the name server by itself.

@@ -29,7 +29,8 @@ const OUTBUILDINGS: [(&str, &[&str], bool); 2] =
     [("caelum-testkit", &["caelum-model", "caelum-engine", "caelum-lab"], true), ("xtask", &[], false)];
 
 /// Outside crates that are a door to the outside world, and who may hold the key.
-const DOORS: [(&str, &[&str], &str); 11] = [
+const DOORS: [(&str, &[&str], &str); 12] = [
+    ("russh", &["caelum-drivers"], "SSH is a driver"),
     ("rusqlite", &["caelum-store", "caelum-queue"], "only the store and the queue keep files of records"),
     ("tokio-postgres", &["caelum-store"], "only the store speaks SQL to a server"),
     ("redis", &["caelum-store"], "coordination belongs to the store"),
@@ -44,11 +45,15 @@ const DOORS: [(&str, &[&str], &str); 11] = [
 ];
 
 /// What the pure floors may use beyond our own crates: nothing that can read a clock or do I/O.
-const PURE: [(&str, &[&str]); 2] = [
+const PURE: [(&str, &[&str]); 3] = [
     ("caelum-model", &["serde", "serde_json", "thiserror", "uuid", "utoipa"]),
     (
         "caelum-engine",
         &["serde", "serde_json", "postcard", "thiserror", "uuid", "foca", "rand", "hmac", "sha2"],
+    ),
+    (
+        "caelum-packager",
+        &["serde_json", "thiserror", "tar", "flate2", "rpm", "sha1", "sha2", "md-5", "base64"],
     ),
 ];
 

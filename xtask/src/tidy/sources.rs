@@ -152,6 +152,16 @@ const EXEMPTIONS: &[Exemption] = &[
         reason: "the one place where real processes are polled; everything else waits through it",
     },
     Exemption {
+        file: "testkit/src/failover.rs",
+        needle: "sleep",
+        reason: "a reader that waits before it tries again, as the page's script does; that is what is measured",
+    },
+    Exemption {
+        file: "testkit/src/receiver.rs",
+        needle: "sleep",
+        reason: "a receiver that takes its time to answer, so that senders can be killed meanwhile",
+    },
+    Exemption {
         file: "testkit/src/target.rs",
         needle: "sleep",
         reason: "a server that is slow on purpose; its delay is what the test measures",

@@ -184,7 +184,7 @@ pub struct OneSchedule {
 }
 
 /// `90`, `90s`, `10m`, `2h`, `1d`.
-fn seconds(text: &str) -> Result<u64, String> {
+pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
         "" | "s" => 1,

@@ -3,17 +3,17 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
+use caelum_model::join::ServerGrant;
 use caelum_queue::Queue;
-use caelum_store::Store;
+use caelum_store::{STREAM, Store};
 
 use crate::{
     config::{Fault, Faults, Settings, keys},
     data::DataDirectory,
+    enrolled,
     exit::Unreachable,
 };
 
-/// Bytes that may wait in the queue before events are refused.
-const QUEUE_BYTES_MAX: u64 = 4 << 30;
 /// How long a start waits for backends that start at the same time.
 const AWAIT_MAX: Duration = Duration::from_secs(60);
 /// Time between tries.
@@ -25,6 +25,52 @@ pub(super) struct Backends {
     pub(super) queue: Arc<dyn Queue>,
     /// Whether others may use them at the same time.
     pub(super) is_shared: bool,
+    /// Where they are, as it was written.
+    pub(super) places: Places,
+}
+
+/// Where the backends are, as it was written: passwords are in it.
+#[derive(Clone)]
+pub(super) struct Places {
+    /// The records.
+    pub(super) store: String,
+    /// The event stream, unless it is a file of this machine.
+    pub(super) queue: Option<String>,
+    /// Coordination, if it is not the records.
+    pub(super) coordination: Option<String>,
+}
+
+impl Places {
+    /// The same for another server, or for the next start of this one.
+    pub(super) fn granted(&self, master_key: String) -> ServerGrant {
+        ServerGrant {
+            master_key,
+            store: self.store.clone(),
+            queue: self.queue.clone(),
+            coordination: self.coordination.clone(),
+        }
+    }
+
+    /// What the settings say or else what a join token brought along, or held at the last start.
+    pub(super) fn of(settings: &Settings, data: &DataDirectory) -> Result<Self> {
+        let granted = enrolled::grant(&data.secrets())?;
+        let config = &settings.config;
+        let own_store = || format!("sqlite:{}", data.store_file().display());
+        let granted_store = granted.as_ref().map(|granted| granted.store.clone());
+        Ok(Self {
+            store: config.server.store.clone().or(granted_store).unwrap_or_else(own_store),
+            queue: config
+                .server
+                .queue
+                .clone()
+                .or_else(|| granted.as_ref().and_then(|granted| granted.queue.clone())),
+            coordination: config
+                .cluster
+                .address
+                .clone()
+                .or_else(|| granted.as_ref().and_then(|granted| granted.coordination.clone())),
+        })
+    }
 }
 
 impl Backends {
@@ -43,7 +89,7 @@ pub(super) async fn open(settings: &Settings, data: &DataDirectory) -> Result<Ba
     let partitions = settings.config.aggregator.partitions;
     keep_partitions(&store, partitions).await?;
     let queue_address = queue_address(settings, data)?;
-    let options = caelum_queue::Options { partitions, max_bytes: QUEUE_BYTES_MAX };
+    let options = caelum_queue::Options { partitions, max_bytes: settings.config.server.queue_max_mb << 20 };
     let queue = insist(&queue_address.to_string(), async || {
         caelum_queue::open(&queue_address, options).await.map_err(|error| match error {
             away @ caelum_queue::OpenError::Unreachable { .. } => Refused::ForNow(away.into()),
@@ -52,7 +98,7 @@ pub(super) async fn open(settings: &Settings, data: &DataDirectory) -> Result<Ba
     })
     .await?;
     keep_stream(&store, queue.as_ref()).await?;
-    Ok(Backends { store, queue, is_shared })
+    Ok(Backends { store, queue, is_shared, places: Places::of(settings, data)? })
 }
 
 /// Opens the records alone.
@@ -68,14 +114,11 @@ pub(super) async fn open_store(address: &caelum_store::Address) -> Result<Store>
 
 /// Where the settings say that the records are.
 pub(super) fn store_address(settings: &Settings, data: &DataDirectory) -> Result<caelum_store::Address> {
-    match &settings.config.server.store {
-        Some(text) => text.parse().map_err(|error| fault(settings, "server.store", &error)),
-        None => Ok(caelum_store::Address::Sqlite(data.store_file())),
-    }
+    Places::of(settings, data)?.store.parse().map_err(|error| fault(settings, "server.store", &error))
 }
 
-fn queue_address(settings: &Settings, data: &DataDirectory) -> Result<caelum_queue::Address> {
-    match &settings.config.server.queue {
+pub(super) fn queue_address(settings: &Settings, data: &DataDirectory) -> Result<caelum_queue::Address> {
+    match &Places::of(settings, data)?.queue {
         Some(text) => text.parse().map_err(|error| fault(settings, "server.queue", &error)),
         None => Ok(caelum_queue::Address::Embedded(queue_file(data.root()))),
     }
@@ -118,9 +161,6 @@ async fn insist<T>(place: &str, open: impl AsyncFn() -> Result<T, Refused>) -> R
         tokio::time::sleep(AWAIT_PAUSE).await;
     }
 }
-
-/// The fact under which the stream is named that the rows were counted from.
-pub(super) const STREAM: &str = "stream";
 
 /// Offsets of one stream mean nothing in another: counting on would pass over what is in it.
 async fn keep_stream(store: &Store, queue: &dyn Queue) -> Result<()> {

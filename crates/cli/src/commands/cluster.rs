@@ -174,7 +174,11 @@ pub(super) fn list<'a>(answer: &'a Value, name: &str) -> impl Iterator<Item = &'
 
 /// A text, or a dash where there is none.
 pub(super) fn text(value: &Value) -> String {
-    value.as_str().filter(|text| !text.is_empty()).unwrap_or("-").to_owned()
+    match value {
+        Value::String(text) if !text.is_empty() => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => "-".to_owned(),
+    }
 }
 
 /// A share, or a dash.

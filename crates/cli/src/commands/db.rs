@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 use caelum_drivers::clock::{Clock as _, SystemClock};
-use caelum_store::{Address, OpenError, Place, Store, StoreError, StoreStatus};
+use caelum_store::{Address, OpenError, Place, STREAM, Store, StoreError, StoreStatus};
 
 use super::{backends, settle, token::audit};
 use crate::{
@@ -52,9 +52,9 @@ async fn migrate(arguments: Looked) -> Result<Exit> {
 async fn new_stream(resolved: Resolved) -> Result<Exit> {
     let address = address_of(resolved)?;
     let store = Store::connect(&address).await.map_err(away)?;
-    let kept = store.fact(backends::STREAM).await.map_err(gone)?;
+    let kept = store.fact(STREAM).await.map_err(gone)?;
     let partitions = store.restart_offsets().await.map_err(gone)?;
-    store.put_fact(backends::STREAM, String::new()).await.map_err(gone)?;
+    store.put_fact(STREAM, String::new()).await.map_err(gone)?;
     store
         .audit(audit(SystemClock.now_ms(), "stream.restart", kept.as_deref().unwrap_or("none")))
         .await

@@ -1,11 +1,12 @@
 //! `caelum doctor`: looks at everything discovery and a server stand on, and says what to do. What is thought
 //! of it is in the engine.
 
+mod backends;
+
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
-    path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -24,11 +25,9 @@ use caelum_model::{
     beacon::{Beacon, BeaconKind, MESSAGE_TYPE, SECOND_DIALECT_PORTS},
     config::Config,
 };
-use caelum_queue::{Embedded, Queue as _};
-use caelum_store::Store;
 use serde_json::{Value, json};
 
-use crate::{data::DataDirectory, exit::Exit, output};
+use crate::{config::Settings, data::DataDirectory, exit::Exit, output};
 
 /// Time in which machines answer.
 const ANSWERS_MAX: Duration = Duration::from_secs(2);
@@ -36,14 +35,18 @@ const ANSWERS_MAX: Duration = Duration::from_secs(2);
 const CERTIFICATES: [(&str, i64); 3] = [("ca.pem", 14), ("server.pem", 14), ("node.pem", 2)];
 
 /// Looks, and says what was found.
-pub async fn run(config: Config, data: DataDirectory, json: bool) -> Result<Exit> {
+pub async fn run(settings: Settings, data: DataDirectory, json: bool) -> Result<Exit> {
+    let config = &settings.config;
     let own = running(&data);
     let mut findings = Vec::new();
-    of_data(&data, &mut findings).await;
+    of_data(&data, &mut findings);
+    backends::of_store(&settings, &data, &mut findings).await;
+    backends::of_master_key(&settings, &data, &mut findings).await;
+    backends::of_queue(&settings, &data, &mut findings).await;
     of_certificates(&data, &mut findings);
-    of_ports(&config, own, &mut findings);
-    of_machine(&config, &mut findings);
-    of_network(&config, &mut findings);
+    of_ports(config, own, &mut findings);
+    of_machine(config, &mut findings);
+    of_network(config, &mut findings);
     let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Grade::Ok);
     let text = match json {
         true => format!("{:#}\n", json!({ "worst": worst, "findings": findings })),
@@ -73,7 +76,7 @@ fn running(data: &DataDirectory) -> Option<u32> {
     ready["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
 }
 
-async fn of_data(data: &DataDirectory, findings: &mut Vec<Finding>) {
+fn of_data(data: &DataDirectory, findings: &mut Vec<Finding>) {
     let root = data.root().display().to_string();
     let Ok(metadata) = fs::metadata(data.root()) else {
         let what = format!("there is none in {root} yet");
@@ -84,29 +87,6 @@ async fn of_data(data: &DataDirectory, findings: &mut Vec<Finding>) {
     match look::free_bytes(data.root()) {
         Ok(free) => findings.push(doctor::space(free)),
         Err(error) => findings.push(broken("disk space", &error, "look at the disk")),
-    }
-    if data.store_file().is_file() {
-        findings.push(of_store(&data.store_file()).await);
-    }
-    let queue = data.root().join("queue.db");
-    if queue.is_file() {
-        findings.push(match Embedded::open(&queue, u64::MAX) {
-            Ok(queue) => Finding::ok("queue", format!("{} events wait in it", queue.depth().events)),
-            Err(error) => broken("queue", &error, "restore queue.db from a backup, or move it away"),
-        });
-    }
-}
-
-async fn of_store(file: &Path) -> Finding {
-    const REMEDY: &str = "stop Caelum and restore caelum.db from a backup";
-    let store = match Store::open(file) {
-        Ok(store) => store,
-        Err(error) => return broken("store", &error, REMEDY),
-    };
-    match store.check().await {
-        Ok(complaints) if complaints.is_empty() => Finding::ok("store", "opens and is whole"),
-        Ok(complaints) => Finding::new(Grade::Fault, "store", complaints.join("; "), REMEDY),
-        Err(error) => broken("store", &error, REMEDY),
     }
 }
 

@@ -129,6 +129,7 @@ async fn serve_part(settings: Settings, data: DataDirectory, part: Part) -> Resu
         ingest: None,
         aggregator: None,
         diagnoser: None,
+        tracer: telemetry.tracer.clone(),
     };
     match (part, &backends) {
         (Part::Ingest, Some(Backends { queue, .. })) => {

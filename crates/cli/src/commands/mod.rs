@@ -3,6 +3,7 @@
 mod agent;
 mod alerts;
 mod backends;
+mod backup;
 mod cluster;
 mod config;
 mod counting;
@@ -10,17 +11,23 @@ mod db;
 mod dead_letters;
 mod diagnose;
 mod doctor;
+mod fleet;
 mod incidents;
 mod join;
 mod lab;
 mod lone;
+mod mcp;
 mod neighbours;
 mod node;
 mod nodes;
+mod package;
 mod pipeline;
 mod probe;
 mod probing;
 mod run;
+mod server;
+mod service;
+mod ssh;
 mod targets;
 mod tasks;
 mod telemetry;
@@ -59,6 +66,7 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
             }
             up::run(settings, data)
         }
+        Command::Server(arguments) => server::run(*arguments),
         Command::Ingest(arguments) => run_lone(arguments, lone::Part::Ingest),
         Command::Aggregator(arguments) => run_lone(arguments, lone::Part::Aggregator),
         Command::Probe(arguments) => run_probe(*arguments),
@@ -68,6 +76,8 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
         Command::Beacon(arguments) => run_agent(arguments, NodeRole::Beacon),
         Command::Config(command) => config::run(command),
         Command::Token(command) => wait_for(token::run(command)),
+        Command::Package(command) => wait_for(package::run(command)),
+        Command::Service(command) => service::run(command),
         Command::User(command) => wait_for(user::run(command)),
         Command::Join(arguments) => wait_for(join::run(arguments)),
         Command::Nodes(arguments) => wait_for(nodes::run(arguments)),
@@ -79,9 +89,11 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
         Command::Alerts(arguments) => wait_for(alerts::run(arguments)),
         Command::Diagnose(arguments) => wait_for(diagnose::run(arguments)),
         Command::Run(arguments) => wait_for(run::run(arguments)),
+        Command::Ssh(command) => wait_for(ssh::run(command)),
         Command::Tasks(arguments) => wait_for(tasks::run(arguments)),
         Command::Logs(arguments) => wait_for(tasks::logs(arguments)),
         Command::Schedules(command) => wait_for(tasks::schedules(command)),
+        Command::Fleet(command) => wait_for(fleet::run(command)),
         Command::Discover(arguments) => wait_for(cluster::discover(arguments)),
         Command::Machines(arguments) => wait_for(cluster::machines(arguments)),
         Command::Topology(arguments) => wait_for(cluster::topology(arguments)),
@@ -90,8 +102,11 @@ pub fn run(arguments: Arguments) -> Result<Exit> {
         Command::Top(arguments) => wait_for(top::run(arguments)),
         Command::Doctor(arguments) => {
             let (settings, data) = settle(arguments.resolved.place, arguments.resolved.overrides)?;
-            wait_for(doctor::run(settings.config, data, arguments.json))
+            wait_for(doctor::run(settings, data, arguments.json))
         }
+        Command::Mcp(arguments) => wait_for(mcp::run(arguments)),
+        Command::Backup(arguments) => wait_for(backup::run(arguments)),
+        Command::Restore(arguments) => wait_for(backup::restore(arguments)),
         Command::Db(command) => wait_for(db::run(command)),
         Command::Version => {
             output::print(&format!("caelum {}\n", env!("CARGO_PKG_VERSION")))?;
@@ -122,7 +137,7 @@ fn run_probe(mut arguments: Probe) -> Result<Exit> {
 }
 
 fn run_agent(arguments: Agent, role: NodeRole) -> Result<Exit> {
-    let Agent { place, join, port, overrides } = arguments;
+    let Agent { place, join, join_file, port, overrides } = arguments;
     let mut overrides = overrides;
     if let Some(port) = port {
         overrides.0.push((keys::position("server.listen"), port.to_string()));
@@ -132,7 +147,7 @@ fn run_agent(arguments: Agent, role: NodeRole) -> Result<Exit> {
     for note in &settings.notes {
         tracing::warn!("{note}");
     }
-    agent::run(settings, data, role, join)
+    agent::run(settings, data, role, agent::Invited { token: join, file: join_file })
 }
 
 /// Runs a short command on this thread.

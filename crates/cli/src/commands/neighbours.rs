@@ -15,7 +15,7 @@ use caelum_drivers::{
     link::{self, Link},
     netinfo, random, tls,
 };
-use caelum_engine::{cluster, discovery};
+use caelum_engine::{cluster, discovery, enrol::AccessList};
 use caelum_model::{
     beacon::BEACON_PORT,
     cluster::{Ceiling, ClusterKey, NodeRole},
@@ -137,6 +137,8 @@ pub async fn prepare(
             is_open: config.cluster.open,
             peers,
             delta: who.delta,
+            access: AccessList::parse(config.cluster.access.iter().map(String::as_str))
+                .context("read cluster.access")?,
             revoked,
             seed: random::number(),
         },

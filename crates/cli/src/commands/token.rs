@@ -3,7 +3,7 @@
 //! Whoever may write in the data directory may make a token; no login is asked for. The server need not
 //! run, and if it does, it sees the change, since both speak to the same store.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use caelum_drivers::{
@@ -14,17 +14,22 @@ use caelum_engine::enrol::token_state;
 use caelum_model::{
     UnixMs,
     access::{AuditEntry, ClientBinding, Scope, Token},
-    join::JoinToken,
+    cluster::NodeRole,
+    join::{JoinToken, MailboxPlace},
 };
-use caelum_roles::enrol::invitation::{self, Destination};
+use caelum_roles::enrol::{
+    invitation::{self, Destination},
+    mailbox::token_key,
+};
 use caelum_store::Store;
 use caelum_web::api::access;
 use serde_json::{Value, json};
 
-use super::{backends, settle};
+use super::{backends, settle, up::shared::authority};
 use crate::{
     arguments::{self, Overrides, Place},
     data::DataDirectory,
+    enrolled,
     exit::Exit,
     output,
 };
@@ -49,21 +54,29 @@ pub async fn run(command: arguments::Token) -> Result<Exit> {
             store.close();
             output::print(&format!("token {id} allows {about}; it is not shown again:\n{secret}\n"))?;
         }
-        arguments::Token::Join { uses, expires, role, server, place } => {
+        arguments::Token::Join { uses, expires, role, server, mailbox, place } => {
             let now_ms = SystemClock.now_ms();
             let store = open(&place).await?;
             let to = destination(&store, &place, server).await?;
             let servers = to.servers.join(" ");
-            let (token, invitation) = invitation::make(to, role, uses, now_ms, now_ms + expires)
+            let (token, mut invitation) = invitation::make(to, role, uses, now_ms, now_ms + expires)
                 .map_err(|wrong| anyhow!("cannot make this token: {wrong}"))?;
             let id = token.token_id.clone();
+            let store = Arc::new(store);
+            if let Some(mailbox) = mailbox {
+                let (settings, data) = settle(place, Overrides::default())?;
+                let authority = authority(&settings.config, &data.secrets(), &store).await?;
+                let (address, key) = (mailbox.with_secrets(), token_key(&authority, &id));
+                invitation.mailbox = Some(MailboxPlace { address, key });
+            }
             store.add_join_token(token).await?;
             store.audit(audit(now_ms, "join_token.add", &id)).await?;
             store.close();
             output::print(&format!(
                 "token {id} admits {uses} as {} through {servers}; on the machine that is to join, type \
-                 `caelum join` and this, which is not shown again:\n{}\n",
+                 `{}` and this, which is not shown again:\n{}\n",
                 role.as_str(),
+                if role == NodeRole::Server { "caelum server --join" } else { "caelum join" },
                 invitation::to_text(&invitation)
             ))?;
         }
@@ -126,7 +139,7 @@ fn listened_on(data: &DataDirectory) -> Result<Vec<String>> {
 pub async fn open(place: &Place) -> Result<Store> {
     let (settings, data) = settle(place.clone(), Overrides::default())?;
     let address = backends::store_address(&settings, &data)?;
-    if settings.config.server.store.is_none() {
+    if settings.config.server.store.is_none() && enrolled::grant(&data.secrets())?.is_none() {
         data.expect_made()?;
     }
     backends::open_store(&address).await
@@ -203,7 +216,7 @@ fn list(tokens: &[Token], join_tokens: &[JoinToken], as_json: bool, now_ms: Unix
 
 #[cfg(test)]
 mod tests {
-    use caelum_model::{cluster::NodeRole, id::ClientId};
+    use caelum_model::id::ClientId;
 
     use super::*;
 

@@ -7,7 +7,7 @@ use caelum_drivers::{
     probe::Prober,
     random, tls,
     work::WorkServer,
-    worker::{Runner, Settings},
+    worker::{Remote, Runner, Settings},
 };
 use caelum_model::{cluster::Ceiling, config::Config, id::NodeId};
 use caelum_roles::worker::WorkerRole;
@@ -31,6 +31,8 @@ pub(super) struct Place<'a> {
     pub(super) ceiling: Ceiling,
     pub(super) authority_pem: &'a str,
     pub(super) server: watch::Receiver<Arc<dyn WorkServer>>,
+    /// Runs tasks on other machines, on a server.
+    pub(super) remote: Option<Arc<dyn Remote>>,
 }
 
 /// The time in which a worker works. It ends before the parts that it stands on.
@@ -102,7 +104,7 @@ fn role_of(place: Place<'_>) -> Result<WorkerRole> {
         grace: Duration::from_secs(worker.grace_s),
         ceiling: place.ceiling,
         server: place.server,
-        runner: Arc::new(Runner::new(settings, roots, Arc::new(prober))?),
+        runner: Arc::new(Runner::new(settings, roots, Arc::new(prober))?.with_remote(place.remote)),
     })
 }
 

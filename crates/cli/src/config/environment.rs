@@ -11,8 +11,16 @@ use super::{
 };
 
 /// Names that begin like a setting and are read elsewhere.
-const OWN: [&str; 6] =
-    ["CAELUM_CONFIG", "CAELUM_DATA", "CAELUM_JOIN", "CAELUM_LAB_CLOCK", "CAELUM_SERVER", "CAELUM_TOKEN"];
+const OWN: [&str; 8] = [
+    "CAELUM_CONFIG",
+    "CAELUM_DATA",
+    "CAELUM_JOIN",
+    "CAELUM_JOIN_FILE",
+    "CAELUM_JOIN_PASSPHRASE",
+    "CAELUM_LAB_CLOCK",
+    "CAELUM_SERVER",
+    "CAELUM_TOKEN",
+];
 
 /// The names printed in the documents that Caelum grew from, each with the setting that it is now.
 pub const EARLIER: [(&str, &str); 11] = [

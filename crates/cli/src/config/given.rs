@@ -10,6 +10,9 @@ use caelum_model::config::Config;
 
 use super::{Origin, keys::Field, target};
 
+/// Longest secret: addresses are among them, which name several hosts and files of certificates.
+const SECRET_BYTES_MAX: usize = 1_024;
+
 /// One setting that was written somewhere.
 #[derive(Debug)]
 pub struct Item {
@@ -80,7 +83,7 @@ impl Field {
         match self {
             Self::Text { .. } => "text of 1 to 128 bytes".to_owned(),
             Self::MaybeText { form, .. } => form.allowed().to_owned(),
-            Self::Secret { .. } => "text of 8 to 128 bytes".to_owned(),
+            Self::Secret { .. } => "text of 8 to 1024 bytes".to_owned(),
             Self::Switch { .. } => "true or false".to_owned(),
             Self::Whole { range: (low, high), unit, .. } => {
                 format!("a whole number from {low} to {high} {unit}").trim_end().to_owned()
@@ -119,7 +122,7 @@ impl Field {
             }
             Self::Secret { write, .. } => {
                 let text = text_of(given).map_err(&refuse)?;
-                check_text(&text, 8, 128).map_err(&refuse)?;
+                check_text(&text, 8, SECRET_BYTES_MAX).map_err(&refuse)?;
                 write(config, Some(text));
             }
             Self::Switch { write, .. } => write(config, switch_of(given).map_err(&refuse)?),

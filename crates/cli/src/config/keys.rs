@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::LazyLock};
 
 use caelum_model::{
     cluster::Ceiling,
-    config::{Config, LogFormat, LogLevel, Plaintext, ProbeTarget},
+    config::{Config, CoordinationBackend, LogFormat, LogLevel, Plaintext, ProbeTarget},
 };
 
 use super::given::Form;
@@ -160,6 +160,53 @@ pub static KEYS: &[Key] = &[
          most. Empty: nobody is tried who was not heard."
     ),
     key!(
+        "cluster",
+        "enabled",
+        Switch(cluster.enabled),
+        "Whether this server is one of several where its records are shared: it says that it is alive, and sees \
+         the others."
+    ),
+    Key {
+        section: "cluster",
+        name: "backend",
+        short_flag: None,
+        text: "By what servers know of each other: \"redis\" or \"file\" (a directory that all see), both at \
+               cluster.address; \"postgres\" or \"sqlite\", the records themselves; \"auto\": by the address if \
+               there is one, else by the records if they are on PostgreSQL.",
+        field: Field::Choice {
+            read: |config| config.cluster.backend.as_str(),
+            write: |config, chosen| config.cluster.backend = CoordinationBackend::ALL[chosen],
+            options: &["auto", "redis", "postgres", "sqlite", "file"],
+        },
+    },
+    key!(
+        "cluster",
+        "address",
+        Some("coordination"),
+        Secret(cluster.address),
+        "Where servers know of each other, if that is not the records: redis://USER:PASSWORD@HOST:6379, \
+         rediss://… with TLS, or file:DIRECTORY."
+    ),
+    key!(
+        "cluster",
+        "heartbeat_interval_s",
+        Whole(cluster.heartbeat_interval_s, range: (1, 300), unit: "s"),
+        "Time between two signs of life of a server."
+    ),
+    key!(
+        "cluster",
+        "node_timeout_s",
+        Whole(cluster.node_timeout_s, range: (3, 3_600), unit: "s"),
+        "Silence after which a server counts as gone. At least twice the heartbeat interval makes sense."
+    ),
+    key!(
+        "cluster",
+        "cluster_secret",
+        Secret(cluster.cluster_secret),
+        "What the keys in shared records are sealed under, at least 32 characters; the same on all servers. Not \
+         set: secrets/master.key, which the first server makes and a join token for servers brings along."
+    ),
+    key!(
         "server",
         "listen",
         Some("listen"),
@@ -195,6 +242,14 @@ pub static KEYS: &[Key] = &[
         Secret(server.queue),
         "Where the event stream is: embedded:PATH, or nats://HOST:4222 for several machines. Not set: a file in \
          the data directory."
+    ),
+    key!(
+        "server",
+        "queue_max_mb",
+        Whole(server.queue_max_mb, range: (64, 16 << 20), unit: "MiB"),
+        "Room that events waiting to be counted may take; beyond it they are refused until some are counted. Each \
+         NATS server that keeps them must offer JetStream this much. A stream that is there already keeps its own \
+         bound."
     ),
     Key {
         section: "tls",
@@ -618,6 +673,127 @@ pub static KEYS: &[Key] = &[
         "history_days",
         Whole(tasks.history_days, range: (1, 3650), unit: "days"),
         "How long tasks are kept that are over, with what they wrote."
+    ),
+    key!(
+        "ssh",
+        "enabled",
+        Switch(ssh.enabled),
+        "Whether this server runs commands on other machines over SSH."
+    ),
+    key!(
+        "ssh",
+        "user",
+        Text(ssh.user),
+        "User to sign in as where a node or host says nothing else. Commands run with what that user may do."
+    ),
+    Key {
+        section: "ssh",
+        name: "port",
+        short_flag: None,
+        text: "Port of SSH servers where a node or host says nothing else.",
+        field: Field::Whole {
+            read: |config| config.ssh.port.into(),
+            write: |config, value| config.ssh.port = u16::try_from(value).expect("the range ends at 65535"),
+            range: (1, 65_535),
+            unit: "",
+        },
+    },
+    key!(
+        "ssh",
+        "keys",
+        Words(ssh.keys, form: Form::File),
+        "Files with more private keys to sign in with, without a passphrase. The cluster's own key is tried first."
+    ),
+    key!(
+        "ssh",
+        "certificates",
+        Switch(ssh.certificates),
+        "Whether hosts are shown a certificate of the cluster's user authority first. `caelum ssh ca` prints what \
+         a host needs to trust it."
+    ),
+    key!(
+        "ssh",
+        "known_hosts",
+        MaybeText(ssh.known_hosts, form: Form::File),
+        "A file of known hosts as ssh writes it; its keys count beside those that people accepted."
+    ),
+    key!(
+        "ssh",
+        "host_keys",
+        MaybeText(ssh.host_keys, form: Form::File),
+        "Directory with the host keys of this machine's own SSH server, whose public halves it tells the servers. \
+         Without it, /etc/ssh."
+    ),
+    key!(
+        "ssh",
+        "connections_per_host",
+        Whole(ssh.connections_per_host, range: (1, 10), unit: ""),
+        "Most connections to one host; each carries up to 8 commands at once."
+    ),
+    key!(
+        "ssh",
+        "handshakes",
+        Whole(ssh.handshakes, range: (1, 1_000), unit: ""),
+        "Connections that are made at once, of those that are quick."
+    ),
+    key!("ssh", "connect_timeout_s", Whole(ssh.connect_timeout_s, range: (1, 600), unit: "s"), "Time to connect."),
+    key!(
+        "ssh",
+        "idle_s",
+        Whole(ssh.idle_s, range: (1, DAY_S), unit: "s"),
+        "Time without a command after which a connection is closed."
+    ),
+    key!(
+        "ssh",
+        "output_max_bytes",
+        Whole(ssh.output_max_bytes, range: (1_024, 16 << 20), unit: "bytes"),
+        "Most that a command may write to each of its two streams; of more, the beginning and the end are kept. \
+         Of many hosts at once each may write less: together no more than 64 MiB are kept."
+    ),
+    key!(
+        "packages",
+        "artifacts",
+        MaybeText(packages.artifacts, form: Form::File),
+        "Folder with programs for other platforms, each as TRIPLE/caelum, such as \
+         aarch64-unknown-linux-musl/caelum. Without it, packages are for this server's own platform."
+    ),
+    key!(
+        "packages",
+        "signing_certificates",
+        MaybeText(packages.signing_certificates, form: Form::File),
+        "PEM file with the Developer ID Installer certificate that packages for macOS are signed with, and those \
+         that vouch for it. Without it they are not signed."
+    ),
+    key!(
+        "packages",
+        "signing_key",
+        MaybeText(packages.signing_key, form: Form::File),
+        "PEM file with that certificate's RSA key (PKCS#8, 2048 to 4096 bits), readable by its owner only."
+    ),
+    key!(
+        "packages",
+        "servers",
+        Words(packages.servers, form: Form::Place),
+        "Where machines with a package reach the cluster, HOST:PORT, best first; they are tried before the \
+         addresses that the server listens on."
+    ),
+    key!(
+        "backup",
+        "every_h",
+        Whole(backup.every_h, range: (0, 8_784), unit: "h"),
+        "Hours between two backups that `caelum up` makes by itself. 0 makes none; `caelum backup` makes one now."
+    ),
+    key!(
+        "backup",
+        "keep_days",
+        Whole(backup.keep_days, range: (1, 3650), unit: "days"),
+        "Days after which a backup is removed, once there is a newer one."
+    ),
+    key!(
+        "backup",
+        "directory",
+        MaybeText(backup.directory, form: Form::File),
+        "Where backups are put. Without it, backups/ in the data directory; another disk is wiser. They hold secrets."
     ),
     Key {
         section: "telemetry",

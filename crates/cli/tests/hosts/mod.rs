@@ -25,11 +25,34 @@ pub struct Hosts {
 
 impl Hosts {
     fn with(lab: Lab, at: Vec<Host>, settings: &[&str]) -> Self {
-        let mut hosts =
-            Self { lab, at, folder: tempfile::tempdir().expect("a folder"), processes: BTreeMap::new() };
-        hosts.start(0, &[&["up", "--no-probe"], settings].concat());
-        hosts.wait("the server serves", Duration::from_secs(60), |hosts| hosts.is_ready(0));
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut hosts = Self { lab, at, folder, processes: BTreeMap::new() };
+        hosts.serve(settings);
         hosts
+    }
+
+    /// Three hosts on one network, and no server yet.
+    pub fn unserved() -> Self {
+        let mut lab = Lab::new().expect("a lab");
+        let network = lab.network().expect("a network");
+        let at = (0..3).map(|_| lab.host(&network).expect("a host")).collect();
+        Self { lab, at, folder: tempfile::tempdir().expect("a folder"), processes: BTreeMap::new() }
+    }
+
+    /// Starts the server with these settings, and waits until it serves.
+    pub fn serve(&mut self, settings: &[&str]) {
+        drop(std::fs::remove_file(PathBuf::from(self.data(0)).join("run/ready.json")));
+        self.start(0, &[&["up", "--no-probe"], settings].concat());
+        self.wait("the server serves", Duration::from_secs(60), |hosts| hosts.is_ready(0));
+    }
+
+    /// The audit log, as the API gives it.
+    pub fn audit(&self) -> String {
+        let script = "import sys, urllib.request as r; print(r.urlopen(r.Request(\
+            'http://127.0.0.1:8080/api/audit', headers={'Authorization': 'Bearer ' + sys.argv[1]})).read().decode())";
+        let token = self.api_token("admin");
+        let output = self.at[0].run(Path::new("python3"), &["-c", script, &token]).expect("runs");
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
     }
 
     /// So many hosts on one network, the first a server, all joined.

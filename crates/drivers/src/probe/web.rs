@@ -276,25 +276,39 @@ impl AsyncWrite for Marked {
 #[derive(Debug, Default)]
 struct Progress {
     bytes: u64,
-    /// When the first piece came, and its size.
+    /// When the first burst was there, and its size.
     first: Option<(Instant, u64)>,
     last: Option<Instant>,
 }
+
+/// Most of a TLS record (RFC 8446 §5.1): it is read in pieces, and all of it came when its last byte did.
+const RECORD_BYTES: u64 = 16 << 10;
+/// Pieces that follow each other faster than this are of one record.
+const RECORD_PAUSE: Duration = Duration::from_millis(1);
 
 impl Progress {
     async fn read(&mut self, mut body: Incoming, limit: u64) -> Result<(), hyper::Error> {
         while self.bytes < limit {
             let Some(frame) = body.frame().await else { break };
             let Ok(data) = frame?.into_data() else { continue };
-            let now = Instant::now();
-            self.bytes += data.len() as u64;
-            self.first.get_or_insert((now, data.len() as u64));
-            self.last = Some(now);
+            self.take(Instant::now(), data.len() as u64);
         }
         Ok(())
     }
 
-    /// The rate between the first and the last piece, so that the server's thinking time is not in it. A
+    fn take(&mut self, now: Instant, bytes: u64) {
+        let is_of_first = match self.last {
+            None => true,
+            Some(last) => self.bytes + bytes <= RECORD_BYTES && now.duration_since(last) < RECORD_PAUSE,
+        };
+        self.bytes += bytes;
+        if is_of_first {
+            self.first = Some((now, self.bytes));
+        }
+        self.last = Some(now);
+    }
+
+    /// The rate between the first and the last burst, so that the server's thinking time is not in it. A
     /// small object comes in one piece: there the rate is taken over the whole request.
     fn kbps(&self, started: Instant) -> Option<f64> {
         let ((first, first_bytes), last) = (self.first?, self.last?);
@@ -319,5 +333,30 @@ fn explain(error: &hyper::Error) -> String {
         "the answer is not HTTP".to_owned()
     } else {
         error.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rate of bursts of 16 KiB, one each 16 ms, each read in this many pieces.
+    fn kbps(pieces: u64) -> f64 {
+        let (started, mut progress) = (Instant::now(), Progress::default());
+        for burst in 1..=8 {
+            for piece in 0..pieces {
+                let at = started + Duration::from_millis(60 + 16 * burst) + Duration::from_micros(20 * piece);
+                progress.take(at, RECORD_BYTES / pieces);
+            }
+        }
+        progress.kbps(started).expect("there is a rate")
+    }
+
+    #[test]
+    fn a_rate_is_the_same_however_many_pieces_a_record_is_read_in() {
+        let real = 16.0 * 1024.0 * 8.0 / 16.0;
+        for pieces in [1, 2, 4, 8] {
+            assert!((kbps(pieces) / real - 1.0).abs() < 1e-3, "{pieces}: {} for {real}", kbps(pieces));
+        }
     }
 }

@@ -9,6 +9,7 @@
 
 mod node;
 mod peer;
+mod vouch;
 
 use std::{
     fs::{File, OpenOptions},
@@ -33,6 +34,7 @@ pub use peer::{
     adopt_client_config, join_server_config, link_client_config, link_server_config, pinned_join_config,
     to_server_config,
 };
+pub use vouch::is_vouched_for;
 
 /// How long the cluster's authority lasts: ten years and their leap days.
 pub const AUTHORITY_DAYS: u32 = 3_653;

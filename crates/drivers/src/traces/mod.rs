@@ -63,6 +63,13 @@ pub struct Tracer(Option<Arc<Inner>>);
 struct Inner {
     spans: mpsc::Sender<Span>,
     one_in: u64,
+    counts: Arc<Counts>,
+}
+
+/// What became of spans since the start.
+#[derive(Debug, Default)]
+struct Counts {
+    sent: AtomicU64,
     dropped: AtomicU64,
 }
 
@@ -77,13 +84,15 @@ impl Tracer {
     /// of the own probe's measurements one in `one_in` is to be traced.
     pub fn open(url: &str, one_in: u64, role: &str, instance: &str) -> Result<(Self, Exporter), TracesError> {
         let collector = Collector::new(url, role, instance)?;
-        let (tracer, spans) = Self::channel(one_in, WAITING_MAX);
-        Ok((tracer, Exporter { collector, spans, is_away: false }))
+        let (tracer, spans, counts) = Self::channel(one_in, WAITING_MAX);
+        Ok((tracer, Exporter { collector, spans, counts, is_away: false }))
     }
 
-    fn channel(one_in: u64, waiting_max: usize) -> (Self, mpsc::Receiver<Span>) {
+    fn channel(one_in: u64, waiting_max: usize) -> (Self, mpsc::Receiver<Span>, Arc<Counts>) {
         let (sender, spans) = mpsc::channel(waiting_max);
-        (Self(Some(Arc::new(Inner { spans: sender, one_in, dropped: AtomicU64::new(0) }))), spans)
+        let counts = Arc::<Counts>::default();
+        let inner = Inner { spans: sender, one_in, counts: Arc::clone(&counts) };
+        (Self(Some(Arc::new(inner))), spans, counts)
     }
 
     /// Whether spans go anywhere.
@@ -101,13 +110,18 @@ impl Tracer {
         if let Some(inner) = &self.0
             && inner.spans.try_send(span).is_err()
         {
-            inner.dropped.fetch_add(1, Ordering::Relaxed);
+            inner.counts.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Spans that were dropped since the start because too many waited.
+    /// Spans that were dropped since the start, because too many waited or the collector did not take them.
     pub fn dropped(&self) -> u64 {
-        self.0.as_ref().map_or(0, |inner| inner.dropped.load(Ordering::Relaxed))
+        self.0.as_ref().map_or(0, |inner| inner.counts.dropped.load(Ordering::Relaxed))
+    }
+
+    /// Spans that the collector took since the start.
+    pub fn sent(&self) -> u64 {
+        self.0.as_ref().map_or(0, |inner| inner.counts.sent.load(Ordering::Relaxed))
     }
 }
 
@@ -159,6 +173,7 @@ fn nanoseconds(time: Duration) -> u64 {
 pub struct Exporter {
     collector: Collector,
     spans: mpsc::Receiver<Span>,
+    counts: Arc<Counts>,
     is_away: bool,
 }
 
@@ -209,11 +224,13 @@ impl Exporter {
             let count = batch.len();
             match self.collector.send(batch).await {
                 Ok(()) => {
+                    self.counts.sent.fetch_add(count as u64, Ordering::Relaxed);
                     if std::mem::take(&mut self.is_away) {
                         tracing::info!(code = "traces.collector_back", "the collector takes traces again");
                     }
                 }
                 Err(detail) => {
+                    self.counts.dropped.fetch_add(count as u64, Ordering::Relaxed);
                     if !std::mem::replace(&mut self.is_away, true) {
                         tracing::warn!(
                             code = "traces.not_sent",

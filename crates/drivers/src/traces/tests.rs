@@ -50,6 +50,8 @@ async fn a_collector_that_is_away_costs_spans_and_no_time() {
         running.is_finished().then_some(())
     })
     .await;
+    assert!(tracer.dropped() > 1, "what the collector did not take is counted, too");
+    assert_eq!(tracer.sent(), 0);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Who ends the tasks of a worker that is killed.
 //!
 //! A killed worker ends nothing. So a shell of its own waits at a pipe, is told which process groups there
-//! are, and kills those that are left when the pipe closes, which it does whatever the worker dies of. It
-//! starts with the first program; where it is killed itself, it is started again.
+//! are, and kills those that are left when the pipe closes, which it does whatever the worker dies of; and then
+//! whatever has a [mark](super::escaped) of the worker. It starts with the first program; where it is killed
+//! itself, it is started again.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,7 +16,8 @@ use tokio::{
     sync::Mutex,
 };
 
-/// Keeps a list of groups; at the end of its input, kills them.
+/// Keeps a list of groups; at the end of its input, kills them, and then what has a mark that begins with its
+/// first argument. Each is looked for more than once: what is killed may have just started another.
 const WATCH: &str = r#"
 trap '' INT TERM HUP
 groups=
@@ -30,10 +32,17 @@ while read -r what id; do
     esac
 done
 for one in $groups; do kill -s KILL -- "-$one" 2>/dev/null; done
+for look in 1 2 3; do
+    for one in $(grep -lsz "^CAELUM_TASK_RUN=$1[.]" /proc/[0-9]*/environ 2>/dev/null); do
+        one=${one#/proc/}
+        kill -s KILL "${one%/environ}" 2>/dev/null
+    done
+done
 "#;
 
 pub(super) struct Guard {
     shell: PathBuf,
+    run: String,
     state: Mutex<State>,
 }
 
@@ -44,8 +53,17 @@ struct State {
 }
 
 impl Guard {
-    pub(super) fn new(shell: &Path) -> Self {
-        Self { shell: shell.to_owned(), state: Mutex::default() }
+    /// A guard of the worker whose marks begin with `run`.
+    pub(super) fn new(shell: &Path, run: &str) -> Self {
+        Self { shell: shell.to_owned(), run: run.to_owned(), state: Mutex::default() }
+    }
+
+    /// Something is about to run: from now on there is who waits.
+    pub(super) async fn begin(&self) {
+        let mut state = self.state.lock().await;
+        if state.watcher.is_none() {
+            self.start_watching(&mut state).await;
+        }
     }
 
     /// This group is to end with the worker.
@@ -76,6 +94,10 @@ impl Guard {
         {
             return;
         }
+        self.start_watching(state).await;
+    }
+
+    async fn start_watching(&self, state: &mut State) {
         state.watcher = match self.start(&state.groups).await {
             Ok(watcher) => Some(watcher),
             Err(error) => {
@@ -90,7 +112,7 @@ impl Guard {
 
     async fn start(&self, groups: &[i32]) -> std::io::Result<(Child, ChildStdin)> {
         let mut child = Command::new(&self.shell)
-            .args(["-c", WATCH])
+            .args(["-c", WATCH, "caelum-guard", &self.run])
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::piped())

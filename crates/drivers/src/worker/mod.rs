@@ -5,17 +5,20 @@
 //!   `CAELUM_TASK_ID`, `CAELUM_TASK_FENCE`, `CAELUM_TASK_ATTEMPT`, `CAELUM_NODE`. Its standard input is empty.
 //!   Where the task names no directory, it works in one of its own, which is removed afterwards.
 //! - Everything that it starts in its process group ends with it: when its first process ends, by itself, by
-//!   time or because somebody says so. A [guard](guard) sees to that where the worker itself is killed.
+//!   time or because somebody says so. What left the group is found by a [mark](escaped) in its environment. A
+//!   [guard](guard) sees to both where the worker itself is killed.
 //! - It is asked to end first (SIGTERM), and killed after a grace.
 //! - Output is read to the end whatever its length, kept up to a bound, and told in numbered chunks.
 //!
 //! # What it does not do
-//! It decides neither what is run nor whether it may be; and what leaves its process group on purpose
-//! (`setsid`) is not followed.
+//! It decides neither what is run nor whether it may be; and what gets rid of the mark on purpose, or is started
+//! by a service manager, is not followed.
 
+mod escaped;
 mod guard;
 mod output;
 mod process;
+mod remote;
 #[cfg(test)]
 mod tests;
 mod web;
@@ -40,7 +43,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use self::{guard::Guard, output::Collector, process::Program, web::Visitor};
+pub use self::remote::{Remote, RemoteEnd, RemoteOrder};
+use self::{escaped::Marks, guard::Guard, output::Collector, process::Program, web::Visitor};
 use crate::{
     probe::{Extras, Measure, Measurement},
     tls::TlsError,
@@ -77,6 +81,8 @@ pub struct Runner {
     visitor: Visitor,
     prober: Arc<dyn Measure>,
     guard: Guard,
+    marks: Arc<Marks>,
+    remote: Option<Arc<dyn Remote>>,
 }
 
 impl Runner {
@@ -93,8 +99,14 @@ impl Runner {
             _ => {}
         }
         make_directory(&settings.directory).map_err(failed)?;
-        let guard = Guard::new(&settings.shell);
-        Ok(Self { visitor: Visitor::new(roots)?, settings, prober, guard })
+        let marks = Marks::new();
+        let guard = Guard::new(&settings.shell, marks.run());
+        Ok(Self { visitor: Visitor::new(roots)?, settings, prober, guard, marks, remote: None })
+    }
+
+    /// Runs tasks for other machines too, over this.
+    pub fn with_remote(self, remote: Option<Arc<dyn Remote>>) -> Self {
+        Self { remote, ..self }
     }
 
     /// Runs a task to its end, and tells what happens to it. Returns when nothing of it is left.
@@ -121,7 +133,7 @@ impl Runner {
                     () = tokio::time::sleep(limit) => Err(Fault::timed_out(limit)),
                 }
             }
-            TaskKind::Ssh => Err(Fault::failed("this worker does not run ssh tasks")),
+            TaskKind::Ssh => self.elsewhere(&lease, &stop, &mut teller).await,
         };
         teller.flush().await;
         let output_bytes = teller.collector.bytes();
@@ -161,6 +173,18 @@ impl Runner {
         let outcome = process::run(program, &self.guard, stop, teller).await;
         place.leave().await;
         outcome
+    }
+
+    async fn elsewhere(&self, lease: &TaskLease, stop: &CancellationToken, teller: &mut Teller) -> Outcome {
+        let Some(remote) = &self.remote else {
+            return Err(Fault::failed(
+                "this worker runs no ssh tasks: only servers do, where ssh.enabled is true",
+            ));
+        };
+        let order = read(&lease.task_data)?;
+        teller.tell(Happening::Started).await;
+        let who = format!("task:{}", lease.held.task_id);
+        remote::run(remote.as_ref(), &who, order, lease.timeout_seconds, stop, teller).await
     }
 
     async fn ask(&self, lease: &TaskLease, teller: &mut Teller) -> Outcome {
@@ -213,6 +237,7 @@ impl Runner {
         if let Some(name) = env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
             return Err(Fault::failed(format!("{name:?} is no name of a variable")));
         }
+        let mark = self.marks.give();
         let mut environment = self.settings.environment.clone();
         environment.extend(env);
         environment.extend([
@@ -220,9 +245,11 @@ impl Runner {
             ("CAELUM_TASK_FENCE".to_owned(), lease.held.fence.to_string()),
             ("CAELUM_TASK_ATTEMPT".to_owned(), lease.attempt.to_string()),
             ("CAELUM_NODE".to_owned(), self.settings.node_id.to_string()),
+            (escaped::MARK.to_owned(), mark.text()),
         ]);
         Ok(Program {
             arguments,
+            mark,
             directory: place.works_in.clone(),
             environment,
             limit: Duration::from_secs(lease.timeout_seconds),
@@ -312,6 +339,10 @@ struct Place {
 
 impl Place {
     async fn leave(self) {
+        // Most tasks leave nothing there: one short call does.
+        if fs::remove_dir(&self.own).is_ok() {
+            return;
+        }
         if let Err(error) = tokio::fs::remove_dir_all(&self.own).await {
             tracing::warn!(
                 code = "worker.directory_stays", directory = %self.own.display(), %error,

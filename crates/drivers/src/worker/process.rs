@@ -10,12 +10,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Fault, Happening, Outcome, Teller, guard::Guard};
+use super::{Fault, Happening, Outcome, Teller, escaped::Mark, guard::Guard};
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 16 << 10;
+/// How long a program has run when the guard is told of its group. Of a worker that is killed before that, the
+/// guard finds the program by its mark; and most programs that do little never cost it anything.
+const WATCHED_AFTER: Duration = Duration::from_millis(50);
 /// How long the rest of the output is waited for once the group was killed: somebody who left the group may
-/// still have the pipe.
+/// still have the pipe, and is ended then.
 const REST_MAX: Duration = Duration::from_millis(200);
 /// How often it is looked whether the last of a killed group is gone, and how often at most.
 const GONE_EVERY: Duration = Duration::from_millis(2);
@@ -27,6 +30,8 @@ pub(super) struct Program {
     pub(super) arguments: Vec<OsString>,
     pub(super) directory: PathBuf,
     pub(super) environment: Vec<(String, String)>,
+    /// What is also in its environment, so that whatever it starts is known.
+    pub(super) mark: Mark,
     pub(super) limit: Duration,
     pub(super) kill_after: Duration,
 }
@@ -51,10 +56,10 @@ pub(super) async fn run(
     let mut child = spawn(&program)?;
     // It was just started and not yet waited for, so it has its id.
     let group = i32::try_from(child.id().expect("it was not waited for")).expect("ids are small");
-    guard.watch(group).await;
+    guard.begin().await;
     teller.tell(Happening::Started).await;
-    let ended = follow(&mut child, group, &program, stop, teller).await;
-    guard.forget(group).await;
+    let limit = program.limit;
+    let ended = follow(&mut child, group, program, guard, stop, teller).await;
     let (status, reason) = ended.map_err(|error| Fault::failed(format!("wait for the program: {error}")))?;
     match (reason, status) {
         (None, status) => judge(status),
@@ -62,7 +67,7 @@ pub(super) async fn run(
         (Some(_), status) if status.success() => Ok(status.code()),
         (Some(Reason::Stopped), status) => Err(Fault { exit_code: status.code(), ..Fault::stopped() }),
         (Some(Reason::TimedOut), status) => {
-            Err(Fault { exit_code: status.code(), ..Fault::timed_out(program.limit) })
+            Err(Fault { exit_code: status.code(), ..Fault::timed_out(limit) })
         }
     }
 }
@@ -90,11 +95,13 @@ fn spawn(program: &Program) -> Result<Child, Fault> {
 async fn follow(
     child: &mut Child,
     group: i32,
-    program: &Program,
+    program: Program,
+    guard: &Guard,
     stop: &CancellationToken,
     teller: &mut Teller,
 ) -> io::Result<(ExitStatus, Option<Reason>)> {
     let mut pipes = Pipes::of(child);
+    let (watch_at, mut is_watched) = (Instant::now() + WATCHED_AFTER, false);
     // A time-out of a week still fits an instant.
     let limit = Instant::now() + program.limit;
     let (mut reason, mut kill_at) = (None, None);
@@ -102,6 +109,10 @@ async fn follow(
         let flush_at = teller.collector.due().map(Instant::from_std);
         tokio::select! {
             status = child.wait() => break status,
+            () = sleep_until(watch_at), if !is_watched => {
+                is_watched = true;
+                guard.watch(group).await;
+            }
             () = stop.cancelled(), if reason.is_none() => {
                 reason = Some(Reason::Stopped);
                 signal(group, libc::SIGTERM);
@@ -129,6 +140,13 @@ async fn follow(
     };
     // What it left running in its group ends with it.
     signal(group, libc::SIGKILL);
+    if is_watched {
+        guard.forget(group).await;
+    }
+    let mut mark = Some(program.mark);
+    if let Some(mark) = mark.take_if(|_| reason.is_some()) {
+        mark.end().await;
+    }
     let rest = async {
         while pipes.is_open() {
             let (is_error, read) = pipes.read().await;
@@ -137,6 +155,9 @@ async fn follow(
     };
     if timeout(REST_MAX, rest).await.is_err() {
         tracing::debug!(code = "worker.pipe_held", group, "somebody outside the group holds the output");
+        if let Some(mark) = mark.take() {
+            mark.end().await;
+        }
     }
     for _ in 0..GONE_LOOKS {
         if is_gone(group) {

@@ -135,6 +135,7 @@ async fn a_program_sees_what_it_was_given_and_nothing_else() {
         "CAELUM_TASK_ATTEMPT",
         "CAELUM_TASK_FENCE",
         "CAELUM_TASK_ID",
+        "CAELUM_TASK_RUN",
         "COLOUR",
         "PATH",
         "PWD",
@@ -225,8 +226,55 @@ async fn somebody_outside_the_group_does_not_keep_a_task_from_ending() {
     let world = world();
     let (ending, said) = run(&world, shell("setsid sleep 1000 & echo $!; exit 0")).await;
     assert_eq!(ending.outcome, TaskState::Succeeded);
-    // What left the group is not followed, as the module says; this test cleans up after itself.
-    drop(Command::new("kill").args(["-9", said.trim()]).status());
+    assert!(!is_alive(said.trim()), "who holds the output is ended with the task");
+}
+
+#[tokio::test]
+async fn what_left_the_group_ends_with_a_task_that_is_called_off() {
+    let world = world();
+    let command = "(setsid sh -c 'sleep 1000 & echo $!; wait' >escaped 2>&1 &) ; \
+                   while ! [ -s escaped ]; do sleep 0.01; done; cat escaped; sleep 1000";
+    let mut running = Running::begin(&world, shell(command));
+    running.until_it_says("\n").await;
+    let id = running.said.trim().to_owned();
+    assert!(is_alive(&id), "it has a session of its own, and no parent here");
+    running.stop.cancel();
+    assert_eq!(running.end().await.outcome, TaskState::Cancelled);
+    assert!(!is_alive(&id));
+}
+
+#[tokio::test]
+async fn what_a_task_leaves_outside_of_its_group_is_found_unless_it_has_no_mark() {
+    let world = world();
+    // The task does not end before both have left its group: what is still in it ends with it, mark or none.
+    let command = "setsid sh -c 'echo $$ >left; exec sleep 1000' >/dev/null 2>&1 & \
+                   env -u CAELUM_TASK_RUN setsid sh -c 'echo $$ >meant; exec sleep 1000' >/dev/null 2>&1 & \
+                   while ! [ -s left ] || ! [ -s meant ]; do sleep 0.01; done; cat left meant";
+    let (ending, said) = run(&world, shell(command)).await;
+    assert_eq!(ending.outcome, TaskState::Succeeded);
+    let (left, meant) = said.trim().split_once('\n').expect("two ids");
+    caelum_testkit::wait::until_answered("what was left is ended", Duration::from_secs(20), async || {
+        (!is_alive(left)).then_some(())
+    })
+    .await;
+    assert!(is_alive(meant), "it was started to stay");
+    drop(Command::new("kill").args(["-9", meant]).status());
+}
+
+#[tokio::test]
+async fn what_left_the_group_ends_with_a_worker_that_is_killed() {
+    let guard = Guard::new(Path::new("/bin/sh"), "arun");
+    let spawn = |mark: &str| {
+        let mut command = tokio::process::Command::new("sleep");
+        command.arg("1000").env("CAELUM_TASK_RUN", mark).process_group(0).spawn().expect("starts")
+    };
+    let (mut ours, mut others) = (spawn("arun.7"), spawn("arunx.7"));
+    // With the first group that it hears of, it starts.
+    guard.watch(i32::MAX).await;
+    drop(guard);
+    ours.wait().await.expect("is killed");
+    assert!(others.try_wait().expect("asks").is_none());
+    others.kill().await.expect("ends");
 }
 
 #[tokio::test]
@@ -239,7 +287,7 @@ async fn a_torrent_of_output_is_counted_and_kept_to_the_bound() {
 
 #[tokio::test]
 async fn programs_of_a_worker_that_is_killed_end() {
-    let guard = Guard::new(Path::new("/bin/sh"));
+    let guard = Guard::new(Path::new("/bin/sh"), "nobody");
     let spawn = || {
         let mut command = tokio::process::Command::new("sleep");
         command.arg("1000").process_group(0).spawn().expect("starts")
@@ -258,7 +306,7 @@ async fn programs_of_a_worker_that_is_killed_end() {
 
 #[tokio::test]
 async fn a_guard_that_is_killed_is_replaced() {
-    let guard = Guard::new(Path::new("/bin/sh"));
+    let guard = Guard::new(Path::new("/bin/sh"), "nobody");
     let mut child =
         tokio::process::Command::new("sleep").arg("1000").process_group(0).spawn().expect("starts");
     let group = i32::try_from(child.id().expect("runs")).expect("small");

@@ -20,7 +20,7 @@ struct World {
 }
 
 fn channel(name: &str, least: Level) -> NoticeChannel {
-    NoticeChannel { name: name.to_owned(), kind: ChannelKind::Log, least }
+    NoticeChannel { name: name.to_owned(), kind: ChannelKind::Log, least, set: None }
 }
 
 fn node(cpu: f64, now_ms: i64) -> Node {

@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use caelum_model::{cluster::NodeRole, id::NodeId};
+use caelum_model::{
+    cluster::{Liveness, NodeRole},
+    id::NodeId,
+};
 
 use super::{Event, Output, node::Cluster, registration::display_name};
 use crate::{
@@ -85,12 +88,18 @@ impl Cluster {
                     out.push(Output::Send { to: discovery::To::One(to), bytes });
                 }
                 membership::Output::Changed { node_id, liveness, because } => {
+                    if liveness == Liveness::Alive && because != membership::ANSWERED {
+                        self.note_newcomer(now, &node_id);
+                    }
                     let name = self.name_of(&node_id);
                     out.push(Output::Event(Event::Believed { name, liveness, because }));
                     out.push(Output::RosterChanged);
                 }
+                // Until now nobody could be told where it is.
+                membership::Output::Located { node_id } => self.note_newcomer(now, &node_id),
                 membership::Output::Solicit => {
                     self.discover(now, discovery::Input::Solicit { to: Vec::new() }, out);
+                    self.consult_book(now, book::Input::Healing, out);
                 }
                 membership::Output::Refused { from, reason } => {
                     out.push(Output::Event(Event::DatagramRefused { from, reason: reason.as_str() }));

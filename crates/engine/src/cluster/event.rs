@@ -1,6 +1,6 @@
 //! What happens among machines, each with its code: logged, counted and shown in the live log by one word.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use caelum_model::cluster::Liveness;
 
@@ -28,6 +28,25 @@ impl Ended {
             Self::TimedOut => "host does not answer",
             Self::Failed => "link failed",
             Self::Ours => "link ended by us",
+        }
+    }
+}
+
+/// How somebody spoke to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Way {
+    /// By a beacon or another datagram.
+    Beacon,
+    /// By a link.
+    Link,
+}
+
+impl Way {
+    /// For people and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Beacon => "beacon",
+            Self::Link => "link",
         }
     }
 }
@@ -93,6 +112,13 @@ pub enum Event {
         /// Why.
         because: &'static str,
     },
+    /// Somebody whose network has no access spoke to us. Told once in a while for each address.
+    ShutOut {
+        /// Where from.
+        from: IpAddr,
+        /// What was refused.
+        what: Way,
+    },
     /// A datagram was not accepted.
     DatagramRefused {
         /// Its source.
@@ -117,6 +143,7 @@ impl Event {
             Self::Believed { liveness: Liveness::Suspect, .. } => "membership.node_suspect",
             Self::Believed { liveness: Liveness::Dead, .. } => "membership.node_dead",
             Self::Believed { liveness: Liveness::Left, .. } => "membership.node_left",
+            Self::ShutOut { .. } => "access.refused",
             Self::DatagramRefused { .. } => "discovery.datagram_refused",
         }
     }
@@ -129,7 +156,7 @@ impl Event {
             }
             Self::Unlinked { how, .. } => !matches!(how, Ended::Ours),
             Self::Believed { liveness, .. } => *liveness != Liveness::Suspect,
-            Self::Refused { .. } => true,
+            Self::Refused { .. } | Self::ShutOut { .. } => true,
             Self::Dialling { .. } | Self::DatagramRefused { .. } => false,
         }
     }
@@ -153,6 +180,9 @@ impl std::fmt::Display for Event {
             Self::Refused { addr, reason } => write!(f, "refused a link from {addr}: {reason}"),
             Self::Believed { name, liveness, because } => {
                 write!(f, "{name} is {}: {because}", liveness.as_str())
+            }
+            Self::ShutOut { from, what } => {
+                write!(f, "refused a {} from {from}: its network is not in cluster.access", what.as_str())
             }
             Self::DatagramRefused { from, reason } => write!(f, "refused a datagram from {from}: {reason}"),
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use caelum_model::{cluster::NodePass, id::NodeId};
 
-use super::{Ended, Event, Output, lines::Line, node::Cluster, roster::machine_of};
+use super::{Ended, Event, Output, Way, lines::Line, node::Cluster, roster::machine_of};
 use crate::{
     Now,
     link::{self, Closing, LinkId, Peer, Session, book},
@@ -41,6 +41,11 @@ impl Cluster {
         is_dialled: bool,
         out: &mut Vec<Output>,
     ) {
+        // Where we dial is our own settings' word.
+        if !is_dialled && !self.is_admitted(now, remote.ip(), Way::Link, out) {
+            out.push(Output::Drop { link });
+            return;
+        }
         let refusal = match &pass {
             None if !self.config.is_open => Some("it showed no certificate of this cluster"),
             Some(pass) if self.config.revoked.contains(&pass.node_id) => Some("this node was revoked"),

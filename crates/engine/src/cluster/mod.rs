@@ -14,6 +14,7 @@
 //! 3. A stranger may link only where the cluster is open, and never counts as a node.
 //! 4. Whoever is revoked is dropped at once and stays out, whatever key or certificate it shows.
 //! 5. Keys and revocations are taken from servers only, as their certificate says.
+//! 6. Whose network has no access is neither heard nor linked with, before anything it says is looked at.
 //!
 //! # States
 //!
@@ -23,6 +24,7 @@
 //!
 //! It opens no socket, reads no file, and knows neither store nor pages.
 
+mod access;
 mod belief;
 mod event;
 mod lines;
@@ -42,7 +44,7 @@ use caelum_model::{
 use serde_json::Value;
 
 pub use self::{
-    event::{Ended, Event},
+    event::{Ended, Event, Way},
     node::{Cluster, Config},
 };
 pub use crate::{discovery::To, link::LinkId};

@@ -11,10 +11,11 @@ use caelum_model::{
     id::NodeId,
 };
 
-use super::{Command, Event, Input, Output, lines::Lines};
+use super::{Command, Event, Input, Output, Way, access::Told, lines::Lines};
 use crate::{
     Now,
     discovery::{self, Discovery},
+    enrol::AccessList,
     link::{self, Capacity, World, book, book::Book},
     membership::{self, Membership},
     packet,
@@ -46,6 +47,8 @@ pub struct Config {
     pub peers: Vec<SocketAddr>,
     /// On a server: what it tells every node that links.
     pub delta: Option<RosterDelta>,
+    /// Networks from which others may speak to it.
+    pub access: AccessList,
     /// Nodes that are not admitted.
     pub revoked: BTreeSet<NodeId>,
     /// Chance.
@@ -70,6 +73,10 @@ pub struct Cluster {
     pub(super) known: BTreeMap<NodeId, Known>,
     pub(super) strangers: BTreeMap<String, (MachineInfo, SocketAddr, i64)>,
     pub(super) refused: BTreeMap<SocketAddr, String>,
+    /// On a server: nodes that came since it last told its links of any, and when it tells them.
+    pub(super) newcomers: BTreeSet<NodeId>,
+    pub(super) introduce_ms: Option<i64>,
+    pub(super) shut_out: Told,
 }
 
 impl Cluster {
@@ -102,6 +109,9 @@ impl Cluster {
             known: BTreeMap::new(),
             strangers: BTreeMap::new(),
             refused: BTreeMap::new(),
+            newcomers: BTreeSet::new(),
+            introduce_ms: None,
+            shut_out: Told::default(),
             config,
         }
     }
@@ -113,6 +123,7 @@ impl Cluster {
             self.membership.next_wakeup_ms(),
             self.book.next_wakeup_ms(),
             self.lines.next_wakeup_ms(),
+            self.introduce_ms,
         ];
         parts.into_iter().flatten().min()
     }
@@ -146,6 +157,9 @@ impl Cluster {
             }
             Input::Wake => self.wake(now, out),
             Input::Datagram { from, bytes } => {
+                if !self.is_admitted(now, from.ip(), Way::Beacon, out) {
+                    return;
+                }
                 if packet::is_membership(bytes) {
                     self.consult_members(now, membership::Input::Datagram { from, bytes }, out);
                 } else {
@@ -233,6 +247,9 @@ impl Cluster {
         }
         if self.book.next_wakeup_ms().is_some_and(|at_ms| at_ms <= now.ms) {
             self.consult_book(now, book::Input::Wake, out);
+        }
+        if self.introduce_ms.is_some_and(|at_ms| at_ms <= now.ms) {
+            self.introduce_newcomers(now, out);
         }
         for link in self.lines.due(now.ms) {
             self.speak(now, link, link::Input::Wake, out);

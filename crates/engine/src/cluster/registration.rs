@@ -5,18 +5,23 @@ use std::net::SocketAddr;
 use caelum_model::{
     cluster::{Liveness, NodeRole},
     envelope::{CaelumInfo, MachineInfo, MessageType, RosterDelta, RosterSeat},
+    id::NodeId,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Event, Output,
+    lines::Line,
     node::{Cluster, KNOWN_MAX, Known, STRANGERS_MAX},
 };
 use crate::{
     Now, discovery,
     link::{self, LinkId, book},
-    membership,
+    membership::{self, Standing},
 };
+
+/// How long a server waits for more newcomers before it tells of one, ms.
+const INTRODUCE_MS: i64 = 1_000;
 
 impl Cluster {
     pub(super) fn registered(
@@ -69,21 +74,47 @@ impl Cluster {
 
     /// Whoever comes late hears of everybody at once: rumour would take long to tell it of all.
     fn introduce(&mut self, now: Now, link: LinkId, out: &mut Vec<Output>) {
-        let seats: Vec<RosterSeat> = self
-            .membership
-            .nodes()
+        let payload = self.seats(self.membership.nodes());
+        if let Some(payload) = payload {
+            self.speak(now, link, told(payload), out);
+        }
+    }
+
+    /// A server notes who came, to tell its links of all who come within a moment at once.
+    pub(super) fn note_newcomer(&mut self, now: Now, node_id: &NodeId) {
+        if self.config.role == NodeRole::Server && self.newcomers.len() < KNOWN_MAX {
+            self.newcomers.insert(node_id.clone());
+            self.introduce_ms.get_or_insert(now.ms + INTRODUCE_MS);
+        }
+    }
+
+    /// Tells every node that is linked of those who came. Whoever was itself introduced before they came would
+    /// otherwise hear of them by rumour, which has to be repeated much to miss nobody of a thousand.
+    pub(super) fn introduce_newcomers(&mut self, now: Now, out: &mut Vec<Output>) {
+        self.introduce_ms = None;
+        let newcomers = std::mem::take(&mut self.newcomers);
+        let standings = newcomers.iter().filter_map(|id| Some((id, self.membership.standing(id)?)));
+        if let Some(payload) = self.seats(standings) {
+            let is_node = |line: &Line| line.is_registered() && line.pass.is_some();
+            self.speak_all(now, is_node, || told(payload.clone()), out);
+        }
+    }
+
+    /// Those who live and can be reached, as a message; none where there are none.
+    fn seats<'a>(&self, nodes: impl Iterator<Item = (&'a NodeId, &'a Standing)>) -> Option<Value> {
+        let seats: Vec<RosterSeat> = nodes
             .filter(|(_, standing)| standing.liveness == Liveness::Alive)
             .filter_map(|(node_id, standing)| {
-                Some(RosterSeat { node_id: node_id.clone(), addr: standing.addr?, run: standing.run })
+                let (addr, turn) = (standing.addr?, self.membership.turn(node_id));
+                Some(RosterSeat { node_id: node_id.clone(), addr, run: standing.run, turn })
             })
             .collect();
-        if seats.is_empty() {
-            return;
-        }
-        let payload = json!(RosterDelta { seats, ..RosterDelta::default() });
-        let tell = link::Input::Tell { message_type: MessageType::RosterDelta, targets: None, payload };
-        self.speak(now, link, tell, out);
+        (!seats.is_empty()).then(|| json!(RosterDelta { seats, ..RosterDelta::default() }))
     }
+}
+
+fn told(payload: Value) -> link::Input<'static> {
+    link::Input::Tell { message_type: MessageType::RosterDelta, targets: None, payload }
 }
 
 pub(super) fn display_name(info: &MachineInfo) -> String {

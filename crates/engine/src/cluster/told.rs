@@ -63,10 +63,10 @@ impl Cluster {
 
     /// Keys or revocations changed, here or at a server.
     pub(super) fn change(&mut self, now: Now, mut delta: RosterDelta, is_ours: bool, out: &mut Vec<Output>) {
-        for RosterSeat { node_id, addr, run } in std::mem::take(&mut delta.seats) {
-            // What is heard at first hand counts for more.
-            if self.membership.standing(&node_id).is_none() && !self.config.revoked.contains(&node_id) {
-                self.consult_members(now, membership::Input::Fresh { node_id, addr, run }, out);
+        for RosterSeat { node_id, addr, run, turn } in std::mem::take(&mut delta.seats) {
+            if !self.config.revoked.contains(&node_id) {
+                let introduced = membership::Input::Introduced { node_id, addr, run, turn };
+                self.consult_members(now, introduced, out);
             }
         }
         if !delta.keys.is_empty() {

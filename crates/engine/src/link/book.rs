@@ -7,7 +7,7 @@
 //!   two that follow it in the order of ids, so that the ring stays whole.
 //! - The larger id waits a moment before it dials the smaller, which makes most duplicates impossible.
 //! - A dial that failed is tried again after a random time below a bound that doubles; a beacon heard meanwhile
-//!   shortens the wait. Who refused us is left alone for a minute.
+//!   shortens the wait, and so does any sign that a split heals. Who refused us is left alone for a minute.
 //!
 //! Strangers are told to the book without an id: a name that nobody proved must not push out a node's link.
 
@@ -95,6 +95,8 @@ pub enum Input {
     },
     /// A node is no longer of this cluster.
     Revoked(NodeId),
+    /// Somebody who was held for dead is heard: a split may be healing.
+    Healing,
     /// The time that [`Book::next_wakeup_ms`] asked for has come.
     Wake,
 }
@@ -206,7 +208,11 @@ impl Book {
                 .nodes
                 .get(node_id)
                 .is_some_and(|node| (node.addr, node.is_server) == (Some(*addr), *is_server)),
-            Input::Wake | Input::DialFailed { .. } | Input::Static { .. } | Input::StaticEnded { .. } => true,
+            Input::Wake
+            | Input::Healing
+            | Input::DialFailed { .. }
+            | Input::Static { .. }
+            | Input::StaticEnded { .. } => true,
             Input::Opened { .. } | Input::Closed { .. } | Input::Forgotten { .. } | Input::Revoked(_) => {
                 false
             }
@@ -247,6 +253,7 @@ impl Book {
             Input::Closed { link, was_refused } => self.closed(now.ms, link, was_refused),
             Input::DialFailed { addr, was_refused } => self.failed(now.ms, addr, was_refused),
             Input::Revoked(node_id) => self.revoke(node_id, out),
+            Input::Healing => self.hurry(now.ms),
             Input::Wake => {}
         }
         if !are_nodes_same {
@@ -291,6 +298,15 @@ impl Book {
             node.wait.hurry(now_ms, &mut self.chance);
         }
         (node.addr, node.is_server) = (Some(addr), is_server);
+    }
+
+    /// Whoever could not be reached may be there again.
+    fn hurry(&mut self, now_ms: i64) {
+        let nodes = self.nodes.values_mut().filter(|node| node.link.is_none()).map(|node| &mut node.wait);
+        let statics = self.statics.values_mut().map(|one| &mut one.wait);
+        for wait in nodes.chain(statics) {
+            wait.hurry(now_ms, &mut self.chance);
+        }
     }
 
     /// Makes room for a node, at the cost of one that has no link.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use caelum_model::{cluster::Liveness, id::NodeId};
 
-use super::{ASK_AGAIN_MS, CONFIRM_MS, Membership, Output, Question, RELINK_MS, WITNESSES};
+use super::{ANSWERED, ASK_AGAIN_MS, CONFIRM_MS, Membership, Output, Question, RELINK_MS, WITNESSES};
 use crate::{
     now::Now,
     packet::{self, Opened, Packet},
@@ -66,7 +66,10 @@ impl Membership {
             return out.push(refuse(packet::Refusal::Replayed));
         }
         standing.heard_ms = now.ms;
-        standing.addr.get_or_insert(from);
+        if standing.addr.is_none() {
+            standing.addr = Some(from);
+            out.push(Output::Located { node_id: node_id.clone() });
+        }
         match packet {
             Packet::Swim(payload) => {
                 if self.swim.receive(&payload).is_err() {
@@ -89,7 +92,7 @@ impl Membership {
                     .and_then(|standing| standing.question)
                     .is_some_and(|question| question.nonce == nonce);
                 if is_answer {
-                    self.believe(now, &node_id, Liveness::Alive, "answered", out);
+                    self.believe(now, &node_id, Liveness::Alive, ANSWERED, out);
                 }
             }
         }

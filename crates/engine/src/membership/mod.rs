@@ -64,6 +64,8 @@ pub use self::{
     words::{Config, Input, Output},
 };
 
+/// Why a suspect is believed alive again.
+pub(crate) const ANSWERED: &str = "answered";
 /// Time in which a suspect may be heard, after its link was lost, ms.
 pub const CONFIRM_MS: i64 = 600;
 /// A suspect is asked again after this long, ms.
@@ -76,6 +78,10 @@ const STALLED_MS: i64 = 300;
 const WITNESSES: usize = 3;
 /// Most members.
 const MEMBERS_MAX: usize = 4_096;
+/// All are asked again at most this often while somebody who was held for dead is heard, ms; …
+const SOLICIT_MS: i64 = 2_000;
+/// … and this often while others tell of such, ms.
+const SOLICIT_TOLD_MS: i64 = 10_000;
 /// Silence of a link from which on SWIM is believed rather than the link, ms.
 const LINK_TRUSTED_MS: i64 = 15_000;
 
@@ -97,6 +103,17 @@ pub struct Standing {
     heard_ms: i64,
     window: Window,
     question: Option<Question>,
+}
+
+/// From whom it is known that somebody is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// A beacon or a link of its own.
+    FirstHand,
+    /// Another member; this one tells it on.
+    Rumour,
+    /// A server, which tells everybody.
+    Server,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -121,7 +138,7 @@ pub struct Membership {
 impl Membership {
     /// Knows nobody yet.
     pub fn new(config: Config) -> Self {
-        let seat = Seat { node_id: config.node_id.clone(), addr: config.addr, run: config.run, turn: 0 };
+        let seat = Seat::new(config.node_id.clone(), config.addr, config.run);
         Self {
             swim: Swim::new(seat, config.seed),
             nonces: config.seed | 1,
@@ -158,9 +175,14 @@ impl Membership {
         match input {
             Input::Wake => self.wake(now, out),
             Input::Datagram { from, bytes } => self.receive(now, from, bytes, out),
-            Input::Fresh { node_id, addr, run } => self.fresh(now, &node_id, Some(addr), run, out),
+            Input::Fresh { node_id, addr, run } => {
+                self.fresh(now, &node_id, Some(addr), (run, 0), Word::FirstHand, out);
+            }
+            Input::Introduced { node_id, addr, run, turn } => {
+                self.told(now, Seat::new(node_id, addr, run).at(turn), out);
+            }
             Input::LinkUp { node_id, run } => {
-                self.fresh(now, &node_id, None, run, out);
+                self.fresh(now, &node_id, None, (run, 0), Word::FirstHand, out);
                 if let Some(standing) = self.nodes.get_mut(&node_id) {
                     standing.is_linked = true;
                     standing.heard_ms = now.ms;
@@ -198,13 +220,38 @@ impl Membership {
         self.settle(now, out);
     }
 
+    /// A server says that somebody is there. What is heard at first hand counts for more, but for whoever is
+    /// held for gone: it may have come back and sit elsewhere now, or not know that it is held for dead.
+    fn told(&mut self, now: Now, seat: Seat, out: &mut Vec<Output>) {
+        let Some(standing) = self.nodes.get(&seat.node_id) else {
+            return self.fresh(now, &seat.node_id, Some(seat.addr), (seat.run, seat.turn), Word::Server, out);
+        };
+        let is_back = match standing.liveness {
+            Liveness::Alive | Liveness::Suspect => return,
+            Liveness::Dead => self.swim.is_successor(&seat),
+            Liveness::Left => seat.run > standing.run,
+        };
+        if is_back {
+            self.fresh(now, &seat.node_id, Some(seat.addr), (seat.run, seat.turn), Word::Server, out);
+        } else if standing.liveness == Liveness::Dead {
+            self.swim.rejoin_some(now.ms, &seat.node_id);
+        }
+    }
+
+    /// How often a node was declared dead in its present run and came back.
+    pub(crate) fn turn(&self, node_id: &NodeId) -> u16 {
+        let run = self.nodes.get(node_id).map(|standing| standing.run);
+        self.swim.active(node_id).filter(|(active, _)| Some(*active) == run).map_or(0, |(_, turn)| turn)
+    }
+
     /// Somebody is there, as proven as can be.
     fn fresh(
         &mut self,
         now: Now,
         node_id: &NodeId,
         addr: Option<SocketAddr>,
-        run: u64,
+        (run, turn): (u64, u16),
+        word: Word,
         out: &mut Vec<Output>,
     ) {
         if *node_id == self.config.node_id
@@ -232,16 +279,19 @@ impl Membership {
             standing.window = Window::default();
         }
         standing.heard_ms = now.ms;
-        if let Some(addr) = addr {
-            standing.addr = Some(addr);
-        }
+        let is_located = addr.is_some() && standing.addr.is_none();
+        standing.addr = addr.or(standing.addr);
         let was_gone = matches!(standing.liveness, Liveness::Dead);
         let was_unknown = standing.because.is_empty();
         if let Some(addr) = standing.addr {
-            self.swim.meet(Seat { node_id: node_id.clone(), addr, run, turn: 0 });
+            self.swim.meet(now.ms, Seat::new(node_id.clone(), addr, run).at(turn), word);
         }
         self.believe(now, node_id, Liveness::Alive, "heard", out);
-        if was_gone && !was_unknown && self.solicited_ms.is_none_or(|at| now.ms - at >= 2_000) {
+        if is_located && !was_unknown {
+            out.push(Output::Located { node_id: node_id.clone() });
+        }
+        let every_ms = if word == Word::FirstHand { SOLICIT_MS } else { SOLICIT_TOLD_MS };
+        if was_gone && !was_unknown && self.solicited_ms.is_none_or(|at| now.ms - at >= every_ms) {
             self.solicited_ms = Some(now.ms);
             out.push(Output::Solicit);
         }
@@ -290,7 +340,7 @@ impl Membership {
                 self.send(to, &Packet::Swim(payload), out);
             }
             for seat in found.up {
-                self.introduced(now, &seat, out);
+                self.rumour_of_life(now, &seat, out);
             }
             for seat in found.down {
                 self.rumour_of_death(now, &seat, out);
@@ -314,11 +364,15 @@ impl Membership {
     }
 
     /// Another member told of it. Its run is not proven to us: only its datagrams are, once it is heard.
-    fn introduced(&mut self, now: Now, seat: &Seat, out: &mut Vec<Output>) {
+    fn rumour_of_life(&mut self, now: Now, seat: &Seat, out: &mut Vec<Output>) {
         if seat.node_id == self.config.node_id {
             return;
         }
-        self.fresh(now, &seat.node_id, Some(seat.addr), seat.run, out);
+        let is_alive = |standing: &Standing| standing.liveness == Liveness::Alive;
+        if seat.turn > 0 && self.nodes.get(&seat.node_id).is_some_and(is_alive) {
+            out.push(Output::Located { node_id: seat.node_id.clone() });
+        }
+        self.fresh(now, &seat.node_id, Some(seat.addr), (seat.run, seat.turn), Word::Rumour, out);
     }
 
     fn believe(

@@ -13,14 +13,20 @@ use caelum_model::id::NodeId;
 use foca::{Config, Foca, Member, Notification, PeriodicParams, PostcardCodec, Runtime, State, Timer};
 use rand::{SeedableRng, rngs::SmallRng};
 
-use super::Seat;
+use super::{Seat, Word};
 
 /// Largest message, bytes: with the seal around it, a datagram stays below the least IPv6 MTU.
 const MESSAGE_MAX: usize = 1_200;
 /// Updates that wait to be spread; more means that they are old.
 const TIMERS_MAX: usize = 65_536;
+/// Most who are asked for everybody they know when they are met, in so many ms.
+const ASKED_MAX: usize = 8;
+const ASK_EVERY_MS: i64 = 1_000;
 /// While there are rumours, they are told this often.
 const GOSSIP_EVERY: Duration = Duration::from_millis(200);
+/// While there are more than fit into a datagram or two, this often: each is told as many times, only sooner.
+const GOSSIP_MANY_EVERY: Duration = Duration::from_millis(100);
+const MANY: usize = 50;
 
 /// What SWIM wants since it was last asked.
 #[derive(Debug, Default)]
@@ -46,6 +52,8 @@ pub(super) struct Swim {
     /// none of them would be most of what a node costs at rest.
     gossip: Option<Timer<Seat>>,
     seats: HashMap<NodeId, Seat>,
+    /// When strangers were last asked for whom they know, and how many since then.
+    asked: (i64, usize),
 }
 
 /// Collects what foca asks for; timers get their time when they are taken over.
@@ -95,9 +103,10 @@ fn config() -> Config {
         remove_down_after: Duration::from_secs(24 * 3_600).into(),
         max_packet_size: number(MESSAGE_MAX),
         notify_down_members: true,
-        // What rumour missed: somebody is asked for everybody now and then.
+        // What rumour and servers missed: somebody is asked for everybody now and then. An answer is a full
+        // datagram, which makes this the largest part of what SWIM costs at rest.
         periodic_announce: Some(PeriodicParams {
-            frequency: Duration::from_secs(20),
+            frequency: Duration::from_secs(60),
             num_members: number(1),
         }),
         periodic_announce_to_down_members: Some(PeriodicParams {
@@ -117,6 +126,7 @@ impl Swim {
             timer_count: 0,
             gossip: None,
             seats: HashMap::new(),
+            asked: (i64::MIN, 0),
         }
     }
 
@@ -124,17 +134,48 @@ impl Swim {
         self.timers.keys().next().map(|(at_ms, _)| *at_ms)
     }
 
-    /// Somebody is known to be there: as a member, and asked for everybody else it knows.
-    pub(super) fn meet(&mut self, seat: Seat) {
+    /// Somebody is known to be there: as a member, and asked for everybody else it knows. Those who are met
+    /// for the first time are not all asked: a newcomer that a server tells of a thousand nodes would cause a
+    /// thousand answers of a thousand bytes each, all of which say the same.
+    pub(super) fn meet(&mut self, now_ms: i64, seat: Seat, word: Word) {
         if self.is_seated(&seat) {
             return;
         }
+        let is_new = !self.seats.contains_key(&seat.node_id);
         self.seats.entry(seat.node_id.clone()).or_insert_with(|| seat.clone());
-        // A seat that is down stays down: asking it makes it take a new one.
-        let met = self.foca.apply_many(std::iter::once(Member::alive(seat.clone())), true, &mut self.wanted);
+        let member = std::iter::once(Member::alive(seat.clone()));
+        let met = self.foca.apply_many(member, word != Word::Server, &mut self.wanted);
         self.ignore(met);
-        let asked = self.foca.announce(seat, &mut self.wanted);
-        self.ignore(asked);
+        // A seat that is down stays down: asking it makes it take a new one.
+        if !is_new && word == Word::FirstHand || self.may_ask(now_ms) {
+            let asked = self.foca.announce(seat, &mut self.wanted);
+            self.ignore(asked);
+        }
+    }
+
+    fn may_ask(&mut self, now_ms: i64) -> bool {
+        if now_ms.saturating_sub(self.asked.0) >= ASK_EVERY_MS {
+            self.asked = (now_ms, 0);
+        }
+        self.asked.1 += 1;
+        self.asked.1 <= ASKED_MAX
+    }
+
+    /// Run and turn of a node that is active.
+    pub(super) fn active(&self, node_id: &NodeId) -> Option<(u64, u16)> {
+        self.wanted.active.get(node_id).copied()
+    }
+
+    /// Whether a seat comes after the one that is known of its node.
+    pub(super) fn is_successor(&self, seat: &Seat) -> bool {
+        self.seats.get(&seat.node_id).is_none_or(|known| (seat.run, seat.turn) > (known.run, known.turn))
+    }
+
+    /// Asks somebody believed dead, unless too many were asked just now.
+    pub(super) fn rejoin_some(&mut self, now_ms: i64, node_id: &NodeId) {
+        if self.may_ask(now_ms) {
+            self.rejoin(node_id);
+        }
     }
 
     /// Asks somebody believed dead, so that it takes a new seat.
@@ -208,6 +249,9 @@ impl Swim {
                 self.gossip = Some(timer);
                 continue;
             }
+            let is_gossip = matches!(timer, Timer::PeriodicGossip(_));
+            let after =
+                if is_gossip && self.foca.updates_backlog() > MANY { GOSSIP_MANY_EVERY } else { after };
             if self.timers.len() >= TIMERS_MAX {
                 continue;
             }

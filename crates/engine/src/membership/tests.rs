@@ -83,7 +83,7 @@ impl Table {
                     self.news.push((self.now_ms, who, node_id, liveness));
                 }
                 Output::Solicit => self.solicits.push(who),
-                Output::Refused { .. } => {}
+                Output::Located { .. } | Output::Refused { .. } => {}
             }
         }
     }
@@ -304,6 +304,51 @@ fn what_is_replayed_forged_or_of_a_stranger_is_refused() {
         table.members[0].handle(Now { ms: table.now_ms, wall_ms: 0 }, input, &mut out);
         assert_eq!(out, [Output::Refused { from: addr(1), reason }]);
     }
+}
+
+#[test]
+fn where_a_linked_node_is_heard_is_told_once_when_it_is_first_known() {
+    let mut table = Table::new(2);
+    let mut told = |input: Input<'_>| {
+        let mut out = Vec::new();
+        table.members[0].handle(Now { ms: table.now_ms, wall_ms: 0 }, input, &mut out);
+        out.into_iter().filter(|output| matches!(output, Output::Located { .. })).collect::<Vec<_>>()
+    };
+    let located = [Output::Located { node_id: id(1) }];
+    assert_eq!(told(Input::LinkUp { node_id: id(1), run: 1 }), []);
+    let here = |seq| packet::seal(&Packet::Here { nonce: 1 }, &id(1), 1, seq, Some(&key())).expect("sealed");
+    assert_eq!(told(Input::Datagram { from: addr(1), bytes: &here(1) }), located);
+    assert_eq!(told(Input::Datagram { from: addr(1), bytes: &here(2) }), []);
+    assert_eq!(told(Input::Fresh { node_id: id(1), addr: addr(1), run: 1 }), []);
+    // By a beacon instead; and whoever is met with its address is no news of an address.
+    assert_eq!(told(Input::LinkUp { node_id: id(2), run: 1 }), []);
+    let located = [Output::Located { node_id: id(2) }];
+    assert_eq!(told(Input::Fresh { node_id: id(2), addr: addr(2), run: 1 }), located);
+    assert_eq!(told(Input::Fresh { node_id: id(3), addr: addr(3), run: 1 }), []);
+}
+
+#[test]
+fn a_server_brings_back_the_dead_who_sit_elsewhere_now_and_nobody_else() {
+    let mut table = Table::seated(4);
+    for number in [1, 2] {
+        table.killed.insert(number);
+        table.cut_links_of(number, "link closed");
+    }
+    table.killed.insert(3);
+    table.tell(0, Input::LinkDown { node_id: id(3), is_goodbye: true, because: "goodbye" });
+    table.run(5_000);
+    let told = |table: &mut Table, number: usize, run, turn| {
+        table.tell(0, Input::Introduced { node_id: id(number), addr: addr(number), run, turn });
+        table.believes(0, number)
+    };
+    assert_eq!(table.believes(0, 1), Liveness::Dead);
+    assert_eq!(told(&mut table, 1, 1, 0), Liveness::Dead, "the seat that is down stays down");
+    assert_eq!(told(&mut table, 1, 1, 1), Liveness::Alive, "its successor is alive");
+    assert_eq!(table.members[0].turn(&id(1)), 1);
+    assert_eq!(told(&mut table, 2, 0, 9), Liveness::Dead, "a run that is over");
+    assert_eq!(told(&mut table, 2, 2, 0), Liveness::Alive, "the next run");
+    assert_eq!(told(&mut table, 3, 1, 7), Liveness::Left, "whoever said goodbye is gone for this run");
+    assert_eq!(told(&mut table, 3, 2, 0), Liveness::Alive);
 }
 
 #[test]

@@ -45,6 +45,17 @@ pub enum Input<'a> {
         /// Its run.
         run: u64,
     },
+    /// A server told that this node of the cluster runs. It tells all its links, so nobody tells it on.
+    Introduced {
+        /// Who.
+        node_id: NodeId,
+        /// Where it is heard.
+        addr: SocketAddr,
+        /// Its run.
+        run: u64,
+        /// Its turn in that run.
+        turn: u16,
+    },
     /// A link to a node of the cluster is up.
     LinkUp {
         /// To whom.
@@ -100,6 +111,11 @@ pub enum Output {
         liveness: Liveness,
         /// Why.
         because: &'static str,
+    },
+    /// A node that lives can be reached by datagrams, and could not before; or it has taken a new seat.
+    Located {
+        /// Who.
+        node_id: NodeId,
     },
     /// Ask everyone who is there: a split may be healing.
     Solicit,

@@ -26,6 +26,9 @@ pub const WORD_MAX: usize = 128;
 /// Longest that all requirements of a task are together, bytes: what sets tasks apart is looked up by them.
 const WORDS_MAX: usize = 1_000;
 
+/// The word of servers that run commands on other machines: tasks of the kind `ssh` need it.
+pub const SSH_POOL: &str = "ssh-pool";
+
 /// Why it is no task.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
@@ -185,6 +188,9 @@ fn one(ask: TaskAsk, known: &BTreeMap<String, TaskId>) -> Result<TaskOrder, Orde
         return Err(bounds("requirements", format!("must be at most {REQUIREMENTS_MAX}")));
     }
     let mut requirements = ask.requirements;
+    if kind == TaskKind::Ssh {
+        requirements.push(SSH_POOL.to_owned());
+    }
     for requirement in &requirements {
         word("requirements", requirement)?;
     }

@@ -10,6 +10,9 @@
 //! - One report is under way at a time, so that what happened arrives in order; what happens meanwhile goes
 //!   into the next. A report that was not answered is sent again as it was.
 //! - A task whose end was not yet said to be durable is still held, and named in each poll.
+//! - While tasks are short ([`SHORT_MS`]), it asks for as many again as it has slots, so that one question brings
+//!   many and no slot waits for an answer; and asks only when half its slots could be filled. What could not begin
+//!   within [`AHEAD_MS`] is given back, for others to do.
 //! - An open poll that offered no room is overtaken by another one when there is room again. The server
 //!   answers the older one at once.
 //! - A lease that cannot be renewed ends nothing that runs: this side cannot know what the servers think, and
@@ -48,6 +51,12 @@ use crate::hash::{fnv1a, mix};
 const WAIT_MIN_MS: i64 = 50;
 /// … up to this.
 const WAIT_MAX_MS: i64 = 2_000;
+/// Tasks are short that take no longer on average, ms …
+const SHORT_MS: i64 = 100;
+/// … once so many have ended.
+const SHORT_SEEN: u32 = 8;
+/// How long a task that was asked for ahead may wait for a slot, ms.
+const AHEAD_MS: i64 = 300;
 /// Polls that may be open at once: the second overtakes one that offered no room.
 const POLLS_MAX: usize = 2;
 /// Ended tasks that are remembered.
@@ -141,6 +150,8 @@ enum State {
 #[derive(Clone, Debug)]
 struct Job {
     state: State,
+    /// When it came, and then when it was begun.
+    since_ms: i64,
     /// The lease ends here unless it is renewed, by this worker's clock.
     until_ms: i64,
     lease_ms: i64,
@@ -162,6 +173,26 @@ struct OpenPoll {
     free: u32,
 }
 
+/// How long tasks have taken lately.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lasting {
+    mean_us: i64,
+    seen: u32,
+}
+
+impl Lasting {
+    /// A task has ended; the newer ones count more.
+    fn note(&mut self, took_ms: i64) {
+        let took_us = took_ms.clamp(0, 3_600_000) * 1_000;
+        self.mean_us += (took_us - self.mean_us) / if self.seen < SHORT_SEEN { 2 } else { 8 };
+        self.seen = self.seen.saturating_add(1);
+    }
+
+    fn is_short(&self) -> bool {
+        self.seen >= SHORT_SEEN && self.mean_us <= SHORT_MS * 1_000
+    }
+}
+
 /// The report under way, or the one to be sent again.
 #[derive(Clone, Debug)]
 struct Sending {
@@ -177,6 +208,7 @@ pub struct Worker {
     jobs: BTreeMap<Held, Job>,
     done: HashSet<Held>,
     done_in_order: VecDeque<Held>,
+    lasting: Lasting,
     polls: Vec<OpenPoll>,
     polls_asked: u64,
     poll_failures: u32,
@@ -200,6 +232,7 @@ impl Worker {
             jobs: BTreeMap::new(),
             done: HashSet::new(),
             done_in_order: VecDeque::new(),
+            lasting: Lasting::default(),
             polls: Vec::new(),
             polls_asked: 0,
             poll_failures: 0,
@@ -243,7 +276,7 @@ impl Worker {
                 let task_id = held.task_id.clone();
                 self.say_of(&held, WorkItem::Output { task_id, chunk });
             }
-            Input::Ended { held, ending } => self.end(held, ending),
+            Input::Ended { held, ending } => self.end(now_ms, held, ending),
             Input::Tick => {}
             Input::Drain => self.drain(now_ms, &mut outputs),
         }
@@ -262,7 +295,9 @@ impl Worker {
             None => (!self.jobs.is_empty()).then_some(self.renew_at_ms),
         };
         let grace = self.drain_until_ms.filter(|_| self.jobs.values().any(|job| !job.is_silent));
-        [poll, report, grace].into_iter().flatten().min()
+        let waiting = self.jobs.values().filter(|job| matches!(job.state, State::Waiting(_)));
+        let give_back = waiting.map(|job| job.since_ms + AHEAD_MS).min();
+        [poll, report, grace, give_back].into_iter().flatten().min()
     }
 
     /// Tasks that run now.
@@ -299,6 +334,7 @@ impl Worker {
             let lease_ms = if lease.lease_ms > 0 { lease.lease_ms } else { LEASE_MS };
             let job = Job {
                 state: State::Waiting(lease),
+                since_ms: now_ms,
                 until_ms: now_ms + lease_ms,
                 lease_ms,
                 is_cancelled: false,
@@ -358,8 +394,9 @@ impl Worker {
         }
     }
 
-    fn end(&mut self, held: Held, mut ending: Ending) {
+    fn end(&mut self, now_ms: i64, held: Held, mut ending: Ending) {
         let Some(job) = self.jobs.get_mut(&held) else { return };
+        self.lasting.note(now_ms - job.since_ms);
         if job.is_silent {
             return self.forget(&held);
         }
@@ -459,6 +496,11 @@ impl Worker {
                 .range(Held { fence: 0, ..held.clone() }..held.clone())
                 .any(|(_, older)| older.is_running());
             if room == 0 || is_last_running {
+                if self.jobs.get(&held).is_some_and(|job| now_ms - job.since_ms >= AHEAD_MS) {
+                    // Tasks have become longer: nothing is asked for ahead until they are short again.
+                    self.lasting = Lasting::default();
+                    self.give_back(&held);
+                }
                 continue;
             }
             if self.refuse(&held) {
@@ -468,6 +510,7 @@ impl Worker {
                 && let State::Waiting(lease) = mem::replace(&mut job.state, State::Running)
             {
                 room -= 1;
+                job.since_ms = now_ms;
                 outputs.push(Output::Begin(lease));
             }
         }
@@ -537,12 +580,20 @@ impl Worker {
         items
     }
 
+    /// How many tasks are asked for now.
     fn free(&self) -> u32 {
         if self.drain_until_ms.is_some() {
             return 0;
         }
         let busy = self.jobs.values().filter(|job| !matches!(job.state, State::Ended)).count();
-        self.config.slots.saturating_sub(u32::try_from(busy).unwrap_or(u32::MAX))
+        let busy = u32::try_from(busy).unwrap_or(u32::MAX);
+        let slots = self.config.slots;
+        if !self.lasting.is_short() {
+            return slots.saturating_sub(busy);
+        }
+        let free = slots.saturating_mul(2).saturating_sub(busy);
+        // A question for few costs as much as one for many, and what is here already keeps the slots busy.
+        if free < slots.div_ceil(2) { 0 } else { free }
     }
 
     fn wants_poll(&self) -> bool {

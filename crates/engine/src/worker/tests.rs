@@ -329,3 +329,53 @@ fn a_node_does_no_more_than_its_ceiling_allows() {
     let [WorkItem::Finished { ending, .. }] = &items[..] else { panic!("one item") };
     assert!(ending.error.as_deref().is_some_and(|error| error.contains("needs `shell`")), "{ending:?}");
 }
+
+/// Begins and ends tasks one after the other that each take so long.
+fn work_off(worker: &mut Worker, count: usize, took_ms: i64, mut now_ms: i64) -> i64 {
+    for number in 0..count {
+        let name = format!("past-{now_ms}-{number}");
+        answer(worker, now_ms, leases(&[&name]));
+        now_ms += took_ms;
+        let ended = Input::Ended { held: held(&name, 1), ending: ending(TaskState::Succeeded) };
+        worker.handle(now_ms, ended);
+        receive(worker, now_ms);
+        receive(worker, now_ms);
+    }
+    now_ms
+}
+
+#[test]
+fn while_tasks_are_short_it_asks_ahead_and_for_many_at_once() {
+    let mut worker = worker(4);
+    worker.handle(0, Input::Tick);
+    let now_ms = work_off(&mut worker, 8, 5, 0);
+    assert_eq!(worker.free(), 8);
+    answer(&mut worker, now_ms, leases(&["a", "b", "c", "d", "e", "f", "g"]));
+    assert_eq!((worker.running(), worker.free()), (4, 0), "one more is not worth a question");
+    let ended = Input::Ended { held: held("a", 1), ending: ending(TaskState::Succeeded) };
+    let outputs = worker.handle(now_ms + 5, ended);
+    assert_eq!(begun(&outputs), ["e/1"], "what was asked for ahead begins at once");
+    assert_eq!(polled(&outputs).map(|(_, ask)| ask.free), Some(2), "half of the slots is worth one");
+}
+
+#[test]
+fn what_was_asked_for_ahead_and_cannot_begin_is_given_back() {
+    let mut worker = worker(1);
+    worker.handle(0, Input::Tick);
+    let now_ms = work_off(&mut worker, 8, 5, 0);
+    answer(&mut worker, now_ms, leases(&["long", "next"]));
+    assert_eq!(worker.next_wakeup_ms(), Some(now_ms + AHEAD_MS));
+    let outputs = worker.handle(now_ms + AHEAD_MS, Input::Tick);
+    let returned = reported(&outputs).expect("it says so");
+    assert_eq!(returned, [WorkItem::Returned { held: held("next", 1) }]);
+    receive(&mut worker, now_ms + AHEAD_MS);
+    assert_eq!(worker.free(), 0, "tasks are long now");
+}
+
+#[test]
+fn where_tasks_take_their_time_nothing_is_asked_for_ahead() {
+    let mut worker = worker(4);
+    worker.handle(0, Input::Tick);
+    work_off(&mut worker, 20, 1_000, 0);
+    assert_eq!(worker.free(), 4);
+}

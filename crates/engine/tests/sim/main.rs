@@ -2,7 +2,11 @@
 
 mod world;
 
-use caelum_engine::{cluster::Input, discovery};
+use caelum_engine::{
+    cluster::{Event, Input, Way},
+    discovery,
+    enrol::AccessList,
+};
 use caelum_model::cluster::Liveness;
 use world::{World, id, udp};
 
@@ -127,7 +131,7 @@ fn three_hundred_nodes_on_ten_networks_know_each_other_and_miss_the_dead() {
 }
 
 #[test]
-fn a_hundred_idle_nodes_send_at_most_three_hundred_bytes_a_second_each() {
+fn a_hundred_idle_nodes_send_at_most_260_bytes_a_second_each() {
     let mut world = started(100, 1, 1, 3);
     world.run(60_000);
     world.bytes.iter_mut().for_each(|bytes| *bytes = 0);
@@ -135,10 +139,31 @@ fn a_hundred_idle_nodes_send_at_most_three_hundred_bytes_a_second_each() {
     world.run(120_000);
     let mean = world.bytes[1..].iter().sum::<u64>() / 99 / 120;
     assert!(
-        mean <= 300,
+        mean <= 260,
         "{mean} bytes a second: {:?} for membership, beacons, frames, pings",
         world.kinds.map(|bytes| bytes / 100 / 120)
     );
+}
+
+#[test]
+fn a_network_without_access_is_neither_heard_nor_linked_with() {
+    let mut world = World::new(4, 1, 1, 21);
+    // All but the last: its address ends in 4.
+    world.access = AccessList::parse(["10.1.0.1", "10.1.0.2", "10.1.0.3"]).expect("networks");
+    for number in 0..4 {
+        world.start(number);
+    }
+    world.run(30_000);
+    let told = |one: usize, what: Way| {
+        let from = udp(3).ip();
+        world.events.iter().filter(|event| **event == (one, Event::ShutOut { from, what })).count()
+    };
+    for one in 0..3 {
+        assert_eq!(world.cluster(one).liveness(&id(3)), None, "node {one} knows it");
+        assert_eq!(world.cluster(one).linked().count(), 2, "node {one}");
+        assert_eq!(told(one, Way::Beacon), 1, "it is told of once a minute");
+    }
+    assert_eq!(told(0, Way::Link), 1, "it dials the server");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use caelum_engine::{
     Now,
     cluster::{Cluster, Config, Ended, Event, Input, LinkId, Output, To},
     discovery,
+    enrol::AccessList,
 };
 use caelum_model::{
     cluster::{ClusterKey, Liveness, NodePass, NodeRole},
@@ -101,6 +102,10 @@ pub struct World {
     pub beliefs: Vec<(i64, usize, String, Liveness)>,
     /// Datagrams lost, in a thousand.
     pub loss_permille: u64,
+    /// Who was refused for its network, by whom.
+    pub events: Vec<(usize, Event)>,
+    /// Networks from which nodes let themselves be spoken to.
+    pub access: AccessList,
     /// Bytes by kind: membership, beacons, frames, pings.
     pub kinds: [u64; 4],
 }
@@ -153,6 +158,8 @@ impl World {
             beliefs: Vec::new(),
             loss_permille: 0,
             kinds: [0; 4],
+            events: Vec::new(),
+            access: AccessList::default(),
         };
         for number in 0..size {
             let subnet = number % subnets;
@@ -215,6 +222,7 @@ impl World {
             // Joining leaves every node with the addresses of servers.
             peers: if number < self.servers { Vec::new() } else { (0..self.servers).map(tcp).collect() },
             delta: None,
+            access: self.access.clone(),
             revoked: BTreeSet::new(),
             seed,
         })
@@ -374,6 +382,7 @@ impl World {
                 }
             }
             Output::Drop { link } => self.hang_up(link, Ended::Goodbye, 1),
+            Output::Event(event @ Event::ShutOut { .. }) => self.events.push((number, event)),
             Output::Event(Event::Believed { name, liveness, .. }) => {
                 self.beliefs.push((self.now_ms, number, name, liveness));
             }

@@ -32,7 +32,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use caelum_model::id::{Offset, PartitionId};
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 use tokio::sync::{oneshot, watch};
 
 use crate::{AppendError, Depth, NewRecord, OpenError, PartitionStatus, Queue, QueueError, Record};
@@ -95,6 +95,21 @@ pub struct Embedded {
     appended: watch::Receiver<u64>,
     identity: String,
     max_bytes: u64,
+}
+
+/// Writes a copy of a queue's file as it is at one moment into a file that must not be there yet, while the
+/// queue is used; and gives the copy an identity of its own, since what is appended to the one from now on is
+/// not in the other.
+pub fn copy(from: &Path, to: &Path) -> Result<(), OpenError> {
+    let copy = || -> rusqlite::Result<()> {
+        let connection = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        connection.execute_batch("pragma busy_timeout = 10000;")?;
+        connection.execute("vacuum into ?1", [to.to_string_lossy()])?;
+        let made = Connection::open_with_flags(to, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        made.execute("update identity set name = lower(hex(randomblob(16)))", [])?;
+        Ok(())
+    };
+    copy().map_err(|source| OpenError::File { path: from.display().to_string(), source: source.into() })
 }
 
 impl Embedded {

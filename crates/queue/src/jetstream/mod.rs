@@ -27,6 +27,7 @@
 
 mod api;
 mod connection;
+mod look;
 mod publish;
 mod reader;
 mod shared;
@@ -51,6 +52,7 @@ use crate::{
     AppendError, Depth, NatsAddress, NewRecord, OpenError, Options, PartitionStatus, Queue, QueueError,
     Record,
 };
+pub use look::{Found, look};
 use reader::{Given, Reader};
 use shared::Shared;
 

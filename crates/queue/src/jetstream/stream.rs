@@ -28,7 +28,7 @@ pub(super) fn subject(stream: &str, partition: u16) -> String {
     format!("{stream}.{partition}")
 }
 
-fn wanted(address: &NatsAddress, options: Options, replicas: usize) -> Config {
+pub(super) fn wanted(address: &NatsAddress, options: Options, replicas: usize) -> Config {
     Config {
         name: address.stream.clone(),
         description: Some("events of Caelum, a subject a partition".to_owned()),
@@ -84,6 +84,17 @@ pub(super) async fn ensure(
                     reason: "JetStream is not enabled there; add `jetstream {}` to its settings".to_owned(),
                 });
             }
+            Some(ErrorCode::STORAGE_RESOURCES_EXCEEDED | ErrorCode::INSUFFICIENT_RESOURCES) => {
+                return Err(OpenError::Unusable {
+                    servers: address.servers(),
+                    reason: format!(
+                        "it has no room for {} MiB of events ({refusal}); give JetStream more (max_file_store of \
+                         nats-server, by itself three quarters of the free disk), or set a lower \
+                         server.queue_max_mb",
+                        options.max_bytes >> 20
+                    ),
+                });
+            }
             _ if refusal.is_passing() => {}
             _ => return Err(stream_error(address, refusal.to_string())),
         }
@@ -117,7 +128,7 @@ async fn find_or_make(context: &Context, wanted: &Config) -> Result<Info, Refusa
 }
 
 /// Says why events would be lost or doubled in a stream like this, if they would.
-fn compare(found: &Config, wanted: &Config) -> Result<(), String> {
+pub(super) fn compare(found: &Config, wanted: &Config) -> Result<(), String> {
     let subjects = |config: &Config| config.subjects.iter().cloned().collect::<BTreeSet<_>>();
     if subjects(found) != subjects(wanted) {
         return Err(format!(

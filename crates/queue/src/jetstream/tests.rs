@@ -228,6 +228,16 @@ async fn a_stream_of_other_partitions_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_room_for_the_stream_is_told_of_with_what_to_do() {
+    let server = block_in_place(|| NatsServer::start_with_room("16MB")).expect("nats-server starts");
+    let error = try_open(&server.url(), OPTIONS).await.err().expect("refused").to_string();
+    assert!(error.contains("no room for 64 MiB") && error.contains("server.queue_max_mb"), "{error}");
+    let small = Options { max_bytes: 8 << 20, ..OPTIONS };
+    let queue = try_open(&server.url(), small).await.expect("a smaller stream has room");
+    queue.append(vec![record(9, "a")]).await.expect("appended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_is_asked_for_and_a_wrong_one_is_said_at_once_and_not_repeated() {
     let login = "authorization { user: me, password: \"s:cret\" }";
     let server = block_in_place(|| NatsServer::start_with(login)).expect("nats-server starts");

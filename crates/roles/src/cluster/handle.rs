@@ -10,7 +10,7 @@ use std::{
 };
 
 pub use caelum_engine::cluster::Command;
-use caelum_engine::cluster::{Event, Input};
+use caelum_engine::cluster::{Event, Input, Way};
 use caelum_model::{
     UnixMs,
     cluster::Roster,
@@ -112,8 +112,10 @@ impl Counters {
             Event::DialFailed { .. } => &self.dials_failed,
             Event::Linked { .. } => &self.links_opened,
             Event::Unlinked { .. } => &self.links_lost,
-            Event::Refused { .. } => &self.links_refused,
-            Event::DatagramRefused { .. } => &self.datagrams_refused,
+            Event::Refused { .. } | Event::ShutOut { what: Way::Link, .. } => &self.links_refused,
+            Event::DatagramRefused { .. } | Event::ShutOut { what: Way::Beacon, .. } => {
+                &self.datagrams_refused
+            }
             Event::Silent { .. } | Event::Dialling { .. } | Event::Believed { .. } => return,
         };
         counter.fetch_add(1, Ordering::Relaxed);

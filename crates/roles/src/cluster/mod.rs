@@ -7,7 +7,7 @@ mod handle;
 mod lines;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, RwLock},
     time::{Duration, Instant},
 };
@@ -19,7 +19,7 @@ use caelum_drivers::{
 };
 use caelum_engine::{
     Now,
-    cluster::{Cluster, Config, Event, Input, Output, To},
+    cluster::{Cluster, Config, Event, Input, Output, To, Way},
 };
 use caelum_model::{
     beacon::DATAGRAM_ACCEPTED_MAX,
@@ -70,6 +70,13 @@ pub enum Fact {
         pass: NodePass,
         /// What.
         envelope: Box<Envelope>,
+    },
+    /// Somebody whose network has no access spoke to us: for the audit log.
+    ShutOut {
+        /// Where from.
+        from: IpAddr,
+        /// How.
+        what: Way,
     },
     /// A server told keys or revocations.
     Told(Box<RosterDelta>),
@@ -237,7 +244,12 @@ impl Running {
             }
             Output::Told(delta) => self.tell(Fact::Told(delta)).await,
             Output::Answered { tag, answer } => self.reins.answer(tag, answer),
-            Output::Event(event) => self.note(&event),
+            Output::Event(event) => {
+                self.note(&event);
+                if let Event::ShutOut { from, what } = event {
+                    self.tell(Fact::ShutOut { from, what }).await;
+                }
+            }
             Output::RosterChanged => self.is_changed = true,
         }
     }

@@ -165,7 +165,7 @@ impl Registrar {
         let offer = AdoptionOffer {
             cluster_id: self.cluster_id.clone(),
             cluster_name: self.cluster_name.clone(),
-            servers: self.servers(),
+            servers: if self.own_servers.is_empty() { self.servers() } else { self.own_servers.clone() },
             authority_sha256: self.authority_sha256.clone(),
             proof,
         };

@@ -31,6 +31,18 @@ impl Keys {
         self.keys.read().expect("no code panics while it holds this lock").clone()
     }
 
+    /// Takes up keys that another server wrote down. Older ones than those held are no news: what was made here
+    /// is on its way to be written.
+    pub(super) fn take_up(&self, written: Vec<ClusterKey>) -> bool {
+        let newest = |keys: &[ClusterKey]| keys.iter().map(|key| key.generation).max().unwrap_or(0);
+        let mut keys = self.keys.write().expect("no code panics while it holds this lock");
+        let is_news = !written.is_empty() && *keys != written && newest(&written) >= newest(&keys);
+        if is_news {
+            *keys = written;
+        }
+        is_news
+    }
+
     /// Makes the next generation of the key and forgets the others.
     pub(super) fn next(&self) {
         let mut keys = self.keys.write().expect("no code panics while it holds this lock");

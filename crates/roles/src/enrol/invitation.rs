@@ -84,6 +84,7 @@ pub fn make(
         token_id: token.token_id.clone(),
         secret,
         expires_at_ms,
+        mailbox: None,
     };
     Ok((token, invitation))
 }
@@ -106,6 +107,9 @@ pub fn parse(text: &str) -> Result<Invitation, InvitationError> {
         serde_json::from_slice(&json).map_err(|_| damaged("it does not say what a token says"))?;
     if !is_sha256(&invitation.authority_sha256) || !are_servers(&invitation.servers) {
         return Err(damaged("it names no server that can be trusted"));
+    }
+    if invitation.mailbox.as_ref().is_some_and(|mailbox| !is_sha256(&mailbox.key)) {
+        return Err(damaged("it names a mailbox without the key to it"));
     }
     Ok(invitation)
 }

@@ -41,6 +41,9 @@ pub enum JoinFailure {
         /// What is wrong.
         detail: String,
     },
+    /// The mailbox cannot be used.
+    #[error("{0}")]
+    Mailbox(String),
     /// The request could not be made.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -52,7 +55,7 @@ impl JoinFailure {
         match self {
             Self::Unreachable(_) => true,
             Self::Refused { code, .. } => matches!(code.as_str(), "rate_limited" | "overloaded" | "internal"),
-            Self::NotTrusted(_) | Self::Answer { .. } | Self::Tls(_) => false,
+            Self::NotTrusted(_) | Self::Answer { .. } | Self::Mailbox(_) | Self::Tls(_) => false,
         }
     }
 }
@@ -114,6 +117,16 @@ fn check(
     key_sha256: &str,
 ) -> Result<JoinAnswer, String> {
     let joined: JoinAnswer = serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
+    judged(joined, authority_sha256, request, key_sha256)
+}
+
+/// An answer, if it is for this node and by that authority; however it came.
+pub(super) fn judged(
+    joined: JoinAnswer,
+    authority_sha256: &str,
+    request: &JoinRequest,
+    key_sha256: &str,
+) -> Result<JoinAnswer, String> {
     let authority = tls::fingerprint_of_pem(&joined.authority_pem).map_err(|error| error.to_string())?;
     if authority != authority_sha256 {
         return Err("it is of another authority".to_owned());

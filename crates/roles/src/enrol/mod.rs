@@ -12,15 +12,20 @@ mod adoption;
 mod cluster_keys;
 pub mod invitation;
 mod joining;
+pub mod mailbox;
+mod mailed;
 mod newcomer;
+mod posting;
 pub mod proof;
 mod registrar;
+pub mod sealed;
 
 pub use adoption::AdoptError;
 pub use cluster_keys::{PersistKeys, new_key};
 pub use joining::{JoinFailure, join};
 pub use newcomer::{Adoption, Newcomer, OfferRefusal};
-pub use registrar::{JoinError, Parts, Registrar, Revocation, RevokeError};
+pub use posting::{PATIENCE as MAILBOX_PATIENCE, join_by_mailbox};
+pub use registrar::{JoinError, MakeGrant, Parts, Registrar, Revocation, RevokeError};
 
 /// Most servers that are named in an invitation, and the longest name of one.
 pub(crate) const SERVERS_MAX: usize = 16;

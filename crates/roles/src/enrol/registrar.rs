@@ -21,7 +21,7 @@ use caelum_model::{
     cluster::{ClusterKey, NodePass, NodeRole},
     envelope::RosterDelta,
     id::NodeId,
-    join::{Admission, Enrolment, JoinAnswer, JoinRequest, JoinToken},
+    join::{Admission, Enrolment, JoinAnswer, JoinRequest, JoinToken, MailboxPlace, ServerGrant},
 };
 use caelum_store::{AdmitOutcome, Store, StoreError};
 use tokio::sync::broadcast;
@@ -30,7 +30,7 @@ use super::{
     adoption::Pending,
     cluster_keys::{Keys, PersistKeys},
     invitation::{self, Destination},
-    proof,
+    mailbox, proof,
 };
 
 /// Time between attempts to write down a revocation.
@@ -123,6 +123,9 @@ pub struct Revocation {
     pub is_stored: bool,
 }
 
+/// Makes what a machine is given that joins as a server: with the master key as it is then.
+pub type MakeGrant = Arc<dyn Fn() -> ServerGrant + Send + Sync>;
+
 /// What a registrar stands on.
 pub struct Parts {
     /// Records.
@@ -145,12 +148,14 @@ pub struct Parts {
     pub access: AccessList,
     /// Writes down new keys. Called outside the async threads.
     pub persist_keys: PersistKeys,
+    /// What a machine is given that joins as a server; none where the records are this machine's alone.
+    pub grant: Option<MakeGrant>,
 }
 
 /// Admits nodes, renews their certificates and shuts them out.
 pub struct Registrar {
     pub(super) store: Arc<Store>,
-    authority: Arc<tls::Authority>,
+    pub(super) authority: Arc<tls::Authority>,
     pub(super) authority_sha256: String,
     pub(super) clock: Arc<dyn Clock>,
     node_id: NodeId,
@@ -159,6 +164,9 @@ pub struct Registrar {
     access: AccessList,
     keys: Arc<Keys>,
     servers: RwLock<Vec<String>>,
+    /// Where this server itself is reached, if it knows: an adoption that was begun here ends here.
+    pub(super) own_servers: Vec<String>,
+    grant: Option<MakeGrant>,
     revoked: RwLock<BTreeSet<NodeId>>,
     deltas: broadcast::Sender<RosterDelta>,
     lockout: Mutex<Lockout>,
@@ -181,7 +189,9 @@ impl Registrar {
             cluster_name: parts.cluster_name,
             access: parts.access,
             keys: Arc::new(Keys::new(parts.keys, parts.persist_keys)),
+            own_servers: parts.servers.clone(),
             servers: RwLock::new(parts.servers),
+            grant: parts.grant,
             deltas: broadcast::Sender::new(DELTAS_WAITING_MAX),
             lockout: Mutex::default(),
             pending: Mutex::default(),
@@ -200,8 +210,31 @@ impl Registrar {
 
     /// Says where servers are reached from now on, and tells the nodes.
     pub fn set_servers(&self, servers: Vec<String>) {
-        *self.servers.write().expect("no code panics while it holds this lock") = servers;
-        self.tell();
+        let before = std::mem::replace(
+            &mut *self.servers.write().expect("no code panics while it holds this lock"),
+            servers.clone(),
+        );
+        if before != servers {
+            self.tell();
+        }
+    }
+
+    /// Takes up what other servers wrote down: keys of the cluster, and who was shut out. Tells the nodes where
+    /// that is news. Nobody who was shut out here is let in again by it.
+    pub async fn take_up(&self, keys: Vec<ClusterKey>) -> Result<(), StoreError> {
+        let enrolments = self.store.enrolments().await?;
+        let are_keys_news = self.keys.take_up(keys);
+        let mut revoked = self.revoked.write().expect("no code panics while it holds this lock");
+        let before = revoked.len();
+        revoked.extend(
+            enrolments.into_iter().filter(|known| known.revoked_at_ms.is_some()).map(|known| known.node_id),
+        );
+        let is_news = are_keys_news || revoked.len() > before;
+        drop(revoked);
+        if is_news {
+            self.tell();
+        }
+        Ok(())
     }
 
     /// Whether a node was shut out.
@@ -238,14 +271,28 @@ impl Registrar {
         uses: u32,
         expires_at_ms: UnixMs,
     ) -> Result<(JoinToken, String), JoinError> {
+        self.invite_through(self.servers(), None, role, uses, expires_at_ms).await
+    }
+
+    /// Makes a join token that leads to the servers given, and to a mailbox where one is named.
+    pub async fn invite_through(
+        &self,
+        servers: Vec<String>,
+        mailbox: Option<String>,
+        role: NodeRole,
+        uses: u32,
+        expires_at_ms: UnixMs,
+    ) -> Result<(JoinToken, String), JoinError> {
         let to = Destination {
             cluster_id: self.cluster_id.clone(),
             cluster_name: self.cluster_name.clone(),
-            servers: self.servers(),
+            servers,
             authority_sha256: self.authority_sha256.clone(),
         };
-        let (token, invitation) = invitation::make(to, role, uses, self.clock.now_ms(), expires_at_ms)
+        let (token, mut invitation) = invitation::make(to, role, uses, self.clock.now_ms(), expires_at_ms)
             .map_err(JoinError::Invalid)?;
+        let key = || mailbox::token_key(&self.authority, &token.token_id);
+        invitation.mailbox = mailbox.map(|address| MailboxPlace { address, key: key() });
         self.store.add_join_token(token.clone()).await?;
         Ok((token, invitation::to_text(&invitation)))
     }
@@ -269,11 +316,11 @@ impl Registrar {
         joined
     }
 
-    fn lockout(&self) -> std::sync::MutexGuard<'_, Lockout> {
+    pub(super) fn lockout(&self) -> std::sync::MutexGuard<'_, Lockout> {
         self.lockout.lock().expect("no code panics while it holds this lock")
     }
 
-    async fn admit(&self, request: &JoinRequest, now_ms: UnixMs) -> Result<JoinAnswer, JoinError> {
+    pub(super) async fn admit(&self, request: &JoinRequest, now_ms: UnixMs) -> Result<JoinAnswer, JoinError> {
         let is_plain = |text: &str, max: usize| text.len() <= max && !text.chars().any(char::is_control);
         if !is_plain(&request.hostname, HOSTNAME_BYTES_MAX) || !is_plain(&request.version, VERSION_BYTES_MAX)
         {
@@ -316,7 +363,9 @@ impl Registrar {
                         self.write_down(enrolment, Some(token_id.clone()), now_ms).await?;
                     }
                 }
-                self.answer(request, request.role)
+                let grant =
+                    self.grant.as_ref().filter(|_| request.role == NodeRole::Server).map(|grant| grant());
+                Ok(JoinAnswer { grant, ..self.answer(request, request.role)? })
             }
             Admission::Adoption { proof } => {
                 let pending = self.claim(&enrolment.key_sha256, &enrolment.node_id, proof, now_ms)?;
@@ -377,6 +426,7 @@ impl Registrar {
             keys,
             servers,
             revoked,
+            grant: None,
         })
     }
 

@@ -172,6 +172,11 @@ impl Ingest {
         self
     }
 
+    /// What carries traces on.
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
+    }
+
     /// Takes a request's events in. `sender` names the token, whose rate is bounded.
     pub async fn accept(
         &self,

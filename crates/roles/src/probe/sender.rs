@@ -27,6 +27,10 @@ use super::Counters;
 const REQUEST_BYTES_MAX: usize = 512 << 10;
 /// Most measurements stored with one sync.
 const GROUP_MAX: usize = 256;
+/// About what an event takes in a request.
+const LINE_BYTES: usize = 640;
+/// How long measurements wait for others before they are stored and sent together.
+const GATHER: Duration = Duration::from_millis(200);
 /// Time allowed for a last request when told to stop.
 const LAST_REQUEST_MAX: Duration = Duration::from_millis(1500);
 
@@ -73,34 +77,51 @@ impl Sender {
                         if received == 0 {
                             break;
                         }
+                        self.gather(&mut group, &stop).await;
                     }
                 }
             }
             if !group.is_empty() {
-                self.store(std::mem::take(&mut group)).await;
+                let is_sent_next = !drain.is_waiting(self.clock.now_ms());
+                self.store(std::mem::take(&mut group), is_sent_next).await;
                 has_more = true;
             }
         }
         while let Ok(event) = self.measured.try_recv() {
             group.push(event);
         }
-        self.store(group).await;
+        self.store(group, false).await;
         // What does not get through now is sent at the next start.
         self.send_next(&mut drain, epoch, tokio::time::sleep(LAST_REQUEST_MAX)).await;
     }
 
-    /// Stores measurements with one sync. A full spool keeps what is older; what is refused is said aloud.
-    async fn store(&mut self, events: Vec<EventJson<'static>>) {
-        if events.is_empty() {
+    /// Waits a moment for more: a sync and a request cost more than the measurements they are for. They are
+    /// taken together at the end, so that nothing wakes for each.
+    async fn gather(&mut self, group: &mut Vec<EventJson<'static>>, stop: &CancellationToken) {
+        if group.len() >= GROUP_MAX {
             return;
         }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(GATHER) => {}
+        }
+        while group.len() < GROUP_MAX
+            && let Ok(event) = self.measured.try_recv()
+        {
+            group.push(event);
+        }
+    }
+
+    /// Stores measurements with one sync: here, or where they are read at once to be sent, there. A full spool
+    /// keeps what is older; what is refused is said aloud.
+    async fn store(&mut self, events: Vec<EventJson<'static>>, is_sent_next: bool) {
         let stored = self
             .with_spool(move |spool| {
                 for event in &events {
                     let payload = serde_json::to_vec(event).expect("an event in memory has a JSON form");
                     spool.append(&payload)?;
                 }
-                spool.sync()
+                if is_sent_next { Ok(()) } else { spool.sync() }
             })
             .await;
         if let Some(Err(error)) = stored {
@@ -214,20 +235,29 @@ impl Sender {
     }
 }
 
-/// The body of a request. An event that was lost to damage is sent as an empty one under its number: the
-/// ingest refuses it and gives the number up, so that the sequence has no gap for ever.
+/// The body of a request. An event was stored as an object without its number, which goes before its other
+/// members. One that was lost to damage is sent as an empty one under its number: the ingest refuses it and gives
+/// the number up, so that the sequence has no gap for ever.
 fn to_lines(entries: &[Entry], client_id: &ClientId, epoch: u64) -> Vec<u8> {
-    let mut lines = Vec::new();
+    let mut lines = Vec::with_capacity(entries.len() * LINE_BYTES);
     for entry in entries {
-        let stored = entry.payload.as_deref().and_then(|payload| serde_json::from_slice(payload).ok());
-        let mut event: EventJson<'_> = stored.unwrap_or_else(|| EventJson {
-            client_id: client_id.as_str().into(),
-            schema_version: SCHEMA_1_1.into(),
-            ..EventJson::default()
-        });
-        event.epoch = Some(epoch);
-        event.seq = Some(entry.seq);
-        serde_json::to_writer(&mut lines, &event).expect("an event in memory has a JSON form");
+        let seq = entry.seq;
+        match entry.payload.as_deref().and_then(|payload| payload.strip_prefix(b"{")) {
+            Some(members) => {
+                lines.extend_from_slice(format!("{{\"epoch\":{epoch},\"seq\":{seq},").as_bytes());
+                lines.extend_from_slice(members);
+            }
+            None => {
+                let lost: EventJson<'_> = EventJson {
+                    client_id: client_id.as_str().into(),
+                    schema_version: SCHEMA_1_1.into(),
+                    epoch: Some(epoch),
+                    seq: Some(seq),
+                    ..EventJson::default()
+                };
+                serde_json::to_writer(&mut lines, &lost).expect("an event in memory has a JSON form");
+            }
+        }
         lines.push(b'\n');
     }
     lines
@@ -255,5 +285,28 @@ async fn sleep_ms(wait_ms: Option<UnixMs>) {
     match wait_ms {
         Some(wait_ms) => tokio::time::sleep(Duration::from_millis(wait_ms.max(1).cast_unsigned())).await,
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_the_stored_event_with_its_number_and_a_lost_one_has_nothing_else() {
+        let client_id = ClientId::parse("p").expect("valid");
+        let event =
+            EventJson { client_id: "p".into(), ts_ms: 7, target: "tcp://a:1".into(), ..EventJson::default() };
+        let payload = serde_json::to_vec(&event).expect("JSON");
+        let entries = [Entry { seq: 4, payload: Some(payload) }, Entry { seq: 5, payload: None }];
+        let lines = to_lines(&entries, &client_id, 9);
+        let read: Vec<EventJson<'_>> =
+            lines.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        assert_eq!(read[0], EventJson { epoch: Some(9), seq: Some(4), ..event });
+        assert_eq!(
+            (read[1].epoch, read[1].seq, &*read[1].client_id, read[1].ts_ms),
+            (Some(9), Some(5), "p", 0)
+        );
+        assert_eq!(read.len(), 2);
     }
 }

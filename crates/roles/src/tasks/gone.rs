@@ -77,7 +77,7 @@ impl Desk {
 
     async fn take_back(&self, gone: &Gone, now_ms: UnixMs) -> Result<(), StoreError> {
         let store = &self.parts.store;
-        let with = store.key(attached_key(&gone.node_id), now_ms).await?.map(|(server, _)| server);
+        let with = store.key(attached_key(&gone.node_id), now_ms).await?.map(|kept| kept.value);
         let is_elsewhere =
             with.is_some_and(|server| server != self.parts.server && self.parts.store.is_shared());
         if !is_elsewhere {

@@ -69,7 +69,7 @@ const SILENT_MS: i64 = 5_000;
 /// Time between looks at who is gone.
 const TICK: Duration = Duration::from_millis(100);
 /// Time between looks at leases that are over.
-const SWEEP: Duration = Duration::from_secs(1);
+const SWEEP: Duration = Duration::from_millis(500);
 /// Time between looks for work that another process wrote down, while somebody waits.
 const LOOK: Duration = Duration::from_millis(250);
 /// A difference between clock and passing time that is a jump, ms.
@@ -206,9 +206,9 @@ impl Desk {
         let held: BTreeSet<Held> = poll.held.into_iter().take(HELD_MAX).collect();
         let mut place = self.greet(node_id, &poll.worker);
         if place.is_new {
-            let ends_at_ms = self.now_ms() + ATTACHED_MS;
-            let key = attached_key(node_id);
-            place.answered(self.parts.store.put_key(key, self.parts.server.clone(), ends_at_ms).await)?;
+            let (key, now_ms) = (attached_key(node_id), self.now_ms());
+            let server = self.parts.server.clone();
+            place.answered(self.parts.store.put_key(key, server, now_ms, ATTACHED_MS).await)?;
         }
         let mut answer = WorkAnswer::default();
         let needs_look = {

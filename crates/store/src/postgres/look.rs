@@ -16,7 +16,7 @@ const SAFE_SETTINGS: [(&str, &str); 3] = [
     ("synchronous_commit", "a crash of the host loses the last moments of what was confirmed"),
 ];
 /// Tables that every schema of ours has.
-const TABLES: [&str; 24] = [
+const TABLES: [&str; 25] = [
     "aggregators",
     "alerts",
     "audit",
@@ -31,6 +31,7 @@ const TABLES: [&str; 24] = [
     "node_tiers",
     "nodes",
     "notices",
+    "packages",
     "pairs",
     "partitions",
     "revisions",

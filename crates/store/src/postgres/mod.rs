@@ -24,11 +24,14 @@ mod enrolments;
 mod faults;
 mod incidents;
 mod look;
+mod mailbox;
 mod migrate;
+mod news;
 mod node_settings;
 mod node_tiers;
 mod nodes;
 mod notices;
+mod packages;
 mod partitions;
 mod parts;
 mod people;
@@ -39,10 +42,12 @@ mod schedules;
 mod seen;
 mod session;
 mod settings;
+mod ssh;
 mod targets;
 mod tasks;
 mod tiers;
 mod tls;
+mod tools;
 mod verdicts;
 
 use std::{sync::Mutex, time::Duration};
@@ -50,6 +55,7 @@ use std::{sync::Mutex, time::Duration};
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
 use tokio_postgres::{Client, Config};
 
+pub(crate) use self::mailbox::PostgresMailbox;
 use self::{parts::Parts, replicas::Replicas, session::Session};
 use crate::{OpenError, PostgresAddress, ReadsFrom, StoreError};
 
@@ -79,6 +85,8 @@ pub struct Postgres {
     replicas: Replicas,
     /// Parts of the rollups' table that are known to be there.
     parts: Mutex<Parts>,
+    /// How a connection of its own is made.
+    apart: Box<(Config, tokio_postgres_rustls::MakeRustlsConnect)>,
 }
 
 impl Postgres {
@@ -96,7 +104,8 @@ impl Postgres {
             tls::settle(address).await.map_err(|source| OpenError::Open { place: place.clone(), source })?;
         let primary = pool(with_limits(config.clone()), tls.clone(), address.pool);
         let replicas = Replicas::new(address, &config, &tls);
-        let postgres = Self { place, primary, replicas, parts: Mutex::default() };
+        let apart = Box::new((with_limits(config), tls));
+        let postgres = Self { place, primary, replicas, parts: Mutex::default(), apart };
         drop(postgres.first_client().await?);
         Ok(postgres)
     }
@@ -144,6 +153,11 @@ impl Postgres {
     /// Where answers that may be a little old come from just now.
     pub fn reads(&self) -> ReadsFrom {
         self.replicas.reads()
+    }
+
+    /// Where it is, without a password.
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
     /// Lets go of every connection. Later calls answer `Closed`.

@@ -1,13 +1,13 @@
 //! Facts about the store, settings changed at run time, and the audit log.
 
-use caelum_model::{UnixMs, access::AuditEntry, node::Thresholds};
+use caelum_model::{UnixMs, access::AuditEntry, alert::NoticeSettings, node::Thresholds};
 
 use super::{
-    Postgres,
-    session::{from_json, limit},
+    Postgres, notices,
+    session::{Session, from_json, limit},
     to_json,
 };
-use crate::StoreError;
+use crate::{FactSwap, NoticeSwap, StoreError};
 
 /// Lines the audit log keeps; older ones go first.
 const AUDIT_LINES_MAX: i64 = 200_000;
@@ -31,6 +31,70 @@ impl Postgres {
             )
             .await?;
         Ok(())
+    }
+
+    /// Stores a fact unless it is there already; answers what is there then.
+    pub async fn claim_fact(&self, key: &'static str, value: String) -> Result<String, StoreError> {
+        let session = self.session("claim a fact").await?;
+        session
+            .execute(
+                "insert into meta (key, value) values ($1, $2) on conflict (key) do nothing",
+                &[&key, &value],
+            )
+            .await?;
+        let row = session.row("select value from meta where key = $1", &[&key]).await?;
+        row.map_or(Ok(value), |row| session.get(&row, 0))
+    }
+
+    /// Replaces a fact if it is still what was seen.
+    pub async fn replace_fact(
+        &self,
+        key: &'static str,
+        seen: String,
+        value: String,
+    ) -> Result<bool, StoreError> {
+        let session = self.session("replace a fact").await?;
+        let done = session
+            .execute("update meta set value = $3 where key = $1 and value = $2", &[&key, &seen, &value])
+            .await?;
+        Ok(done > 0)
+    }
+
+    /// Replaces facts and the settings of notices, if all of them are still what was seen.
+    pub async fn reseal(&self, facts: Vec<FactSwap>, notices: NoticeSwap) -> Result<bool, StoreError> {
+        let session = self.session("seal the records' secrets anew").await?;
+        session.begin().await?;
+        if !reseal(&session, &facts, &notices).await? {
+            session.rollback().await?;
+            session.done();
+            return Ok(false);
+        }
+        session.commit().await?;
+        self.written(session).await?;
+        Ok(true)
+    }
+
+    /// Sets who is told, and when not, if a fact is still what was seen.
+    pub async fn put_notice_settings_under(
+        &self,
+        settings: NoticeSettings,
+        key: &'static str,
+        seen: String,
+    ) -> Result<bool, StoreError> {
+        let session = self.session("store the settings of notices").await?;
+        session.begin().await?;
+        // Held until the end: nobody replaces the fact before these settings are there for him to see.
+        let row = session.row("select value from meta where key = $1 for share", &[&key]).await?;
+        let kept: Option<String> = row.map(|row| session.get(&row, 0)).transpose()?;
+        if kept != Some(seen) {
+            session.rollback().await?;
+            session.done();
+            return Ok(false);
+        }
+        notices::put_settings(&session, &settings).await?;
+        session.commit().await?;
+        self.written(session).await?;
+        Ok(true)
     }
 
     /// The thresholds set at run time, if any were.
@@ -97,6 +161,40 @@ impl Postgres {
             })
             .collect()
     }
+}
+
+async fn reseal(session: &Session, facts: &[FactSwap], notices: &NoticeSwap) -> Result<bool, StoreError> {
+    for swap in facts {
+        let done = match (&swap.seen, &swap.value) {
+            (Some(seen), Some(value)) => {
+                let sql = "update meta set value = $3 where key = $1 and value = $2";
+                session.execute(sql, &[&swap.key, seen, value]).await?
+            }
+            (Some(seen), None) => {
+                session.execute("delete from meta where key = $1 and value = $2", &[&swap.key, seen]).await?
+            }
+            (None, Some(value)) => {
+                let sql = "insert into meta (key, value) values ($1, $2) on conflict (key) do nothing";
+                session.execute(sql, &[&swap.key, value]).await?
+            }
+            (None, None) => {
+                let there = session.row("select 1 from meta where key = $1", &[&swap.key]).await?;
+                u64::from(there.is_none())
+            }
+        };
+        if done == 0 {
+            return Ok(false);
+        }
+    }
+    let row = session.row("select value from settings where key = 'notices' for update", &[]).await?;
+    let kept: Option<NoticeSettings> = row.map(|row| from_json(session.operation, &row, 0)).transpose()?;
+    if kept != notices.seen {
+        return Ok(false);
+    }
+    if let Some(settings) = &notices.value {
+        notices::put_settings(session, settings).await?;
+    }
+    Ok(true)
 }
 
 /// PostgreSQL's text holds no NUL; whoever typed one into a name gets a mark in its place.

@@ -15,6 +15,7 @@
 //! It reads no clock and chooses no ids: both come in with the call.
 
 mod alerts;
+mod backup;
 mod coordination;
 mod dead_letters;
 mod enrolments;
@@ -25,6 +26,7 @@ mod node_settings;
 mod node_tiers;
 mod nodes;
 mod notices;
+mod packages;
 mod partitions;
 mod people;
 mod probes;
@@ -32,6 +34,7 @@ mod rollups;
 mod schedules;
 mod seen;
 mod settings;
+mod ssh;
 mod targets;
 mod tasks;
 mod tiers;
@@ -157,6 +160,11 @@ impl Sqlite {
             Some(result) => result.map_err(|source| fault(operation, source)),
             None => Err(StoreError::Closed { operation }),
         }
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> String {
+        format!("sqlite:{}", self.path.display())
     }
 
     /// Waits until every accepted write is on the disk and closes the file. Later calls answer `Closed`.

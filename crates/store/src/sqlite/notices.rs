@@ -13,7 +13,8 @@ use crate::{NoticeOutcome, NoticeQuery, NoticeState, StoreError};
 const COLUMNS: &str = "document, next_at_ms, attempts, sent_at_ms, given_up_at_ms, error";
 
 impl Sqlite {
-    /// Takes notices that are due and that nobody else has taken, for a while; each counts as an attempt.
+    /// Takes notices that are due and that nobody else has taken, for a while; each counts as an attempt. What
+    /// was decided earlier about the same goes first to a channel.
     pub async fn claim_notices(
         &self,
         owner: String,
@@ -24,9 +25,14 @@ impl Sqlite {
         self.write("claim notices", move |transaction| {
             let sql = format!(
                 "update notices set claimed_by = ?1, claimed_until_ms = ?3, attempts = attempts + 1
-                 where notice_id in (select notice_id from notices
+                 where notice_id in (select notice_id from notices as due
                     where sent_at_ms is null and given_up_at_ms is null and next_at_ms <= ?2
-                        and claimed_until_ms <= ?2 order by next_at_ms, notice_id limit ?4)
+                        and claimed_until_ms <= ?2
+                        and not exists (select 1 from notices as earlier
+                            where earlier.subject_id = due.subject_id and earlier.created_at_ms < due.created_at_ms
+                                and earlier.sent_at_ms is null and earlier.given_up_at_ms is null
+                                and earlier.document->>'channel' = due.document->>'channel')
+                    order by next_at_ms, notice_id limit ?4)
                  returning {COLUMNS}"
             );
             transaction
@@ -106,16 +112,19 @@ impl Sqlite {
 
     /// Sets who is told, and when not.
     pub async fn put_notice_settings(&self, settings: NoticeSettings) -> Result<(), StoreError> {
-        self.write("store the settings of notices", move |transaction| {
-            transaction.execute(
-                "insert into settings (key, value) values ('notices', ?1)
-                 on conflict (key) do update set value = excluded.value",
-                params![to_json(&settings)],
-            )?;
-            Ok(())
-        })
-        .await
+        self.write("store the settings of notices", move |transaction| put_settings(transaction, &settings))
+            .await
     }
+}
+
+/// Sets who is told, and when not.
+pub(super) fn put_settings(transaction: &Transaction<'_>, settings: &NoticeSettings) -> rusqlite::Result<()> {
+    transaction.execute(
+        "insert into settings (key, value) values ('notices', ?1)
+         on conflict (key) do update set value = excluded.value",
+        params![to_json(settings)],
+    )?;
+    Ok(())
 }
 
 /// Adds notices; one that is there already stays as it is.

@@ -1,10 +1,10 @@
 //! Facts about the store, settings changed at run time, and the audit log.
 
-use caelum_model::{UnixMs, access::AuditEntry, node::Thresholds};
-use rusqlite::{OptionalExtension, params};
+use caelum_model::{UnixMs, access::AuditEntry, alert::NoticeSettings, node::Thresholds};
+use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::{Sqlite, from_json, to_json};
-use crate::StoreError;
+use super::{Sqlite, from_json, notices, to_json};
+use crate::{FactSwap, NoticeSwap, StoreError};
 
 /// Lines the audit log keeps; older ones go first.
 const AUDIT_LINES_MAX: i64 = 200_000;
@@ -30,6 +30,87 @@ impl Sqlite {
                 params![key, value],
             )?;
             Ok(())
+        })
+        .await
+    }
+
+    /// Stores a fact unless it is there already; answers what is there then.
+    pub async fn claim_fact(&self, key: &'static str, value: String) -> Result<String, StoreError> {
+        self.write("claim a fact", move |transaction| {
+            transaction.execute(
+                "insert into meta (key, value) values (?1, ?2) on conflict (key) do nothing",
+                params![key, value],
+            )?;
+            transaction.query_row("select value from meta where key = ?1", params![key], |row| row.get(0))
+        })
+        .await
+    }
+
+    /// Replaces a fact if it is still what was seen.
+    pub async fn replace_fact(
+        &self,
+        key: &'static str,
+        seen: String,
+        value: String,
+    ) -> Result<bool, StoreError> {
+        self.write("replace a fact", move |transaction| {
+            let done = transaction.execute(
+                "update meta set value = ?3 where key = ?1 and value = ?2",
+                params![key, seen, value],
+            )?;
+            Ok(done > 0)
+        })
+        .await
+    }
+
+    /// Replaces facts and the settings of notices, if all of them are still what was seen.
+    pub async fn reseal(&self, facts: Vec<FactSwap>, notices: NoticeSwap) -> Result<bool, StoreError> {
+        self.write("seal the records' secrets anew", move |transaction| {
+            // Looked at first: nothing is undone where somebody else was faster.
+            for swap in &facts {
+                if fact_of(transaction, swap.key)? != swap.seen {
+                    return Ok(false);
+                }
+            }
+            let kept: Option<NoticeSettings> = transaction
+                .query_row("select value from settings where key = 'notices'", [], |row| {
+                    from_json(0, &row.get::<_, String>(0)?)
+                })
+                .optional()?;
+            if kept != notices.seen {
+                return Ok(false);
+            }
+            for swap in &facts {
+                match &swap.value {
+                    Some(value) => transaction.execute(
+                        "insert into meta (key, value) values (?1, ?2)
+                         on conflict (key) do update set value = excluded.value",
+                        params![swap.key, value],
+                    )?,
+                    None => transaction.execute("delete from meta where key = ?1", params![swap.key])?,
+                };
+            }
+            if let Some(settings) = &notices.value {
+                notices::put_settings(transaction, settings)?;
+            }
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Sets who is told, and when not, if a fact is still what was seen.
+    pub async fn put_notice_settings_under(
+        &self,
+        settings: NoticeSettings,
+        key: &'static str,
+        seen: String,
+    ) -> Result<bool, StoreError> {
+        self.write("store the settings of notices", move |transaction| {
+            if fact_of(transaction, key)? != Some(seen) {
+                return Ok(false);
+            }
+            notices::put_settings(transaction, &settings)?;
+            Ok(true)
         })
         .await
     }
@@ -95,4 +176,8 @@ impl Sqlite {
         })
         .await
     }
+}
+
+fn fact_of(transaction: &Transaction<'_>, key: &str) -> rusqlite::Result<Option<String>> {
+    transaction.query_row("select value from meta where key = ?1", params![key], |row| row.get(0)).optional()
 }

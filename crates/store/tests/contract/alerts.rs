@@ -169,6 +169,32 @@ async fn a_notice_is_taken_by_one_sender_until_it_says_what_became_of_it(records
     assert_eq!(store.drop_notices(101).await.expect("drops"), 20);
 }
 
+async fn what_is_told_of_one_alert_goes_to_a_channel_in_order(records: Records) {
+    let store = &records.store;
+    let to = |channel: &str, notice: Notice| Notice { channel: channel.into(), ..notice };
+    let told = vec![
+        notice("failure", "a", 10),
+        notice("recovery", "a", 20),
+        to("mail", notice("mailed", "a", 20)),
+        notice("another", "b", 20),
+    ];
+    store.put_alerts(vec![], told, vec![]).await.expect("stores");
+    let taken = async |now_ms: i64| {
+        let taken = store.claim_notices("one".into(), now_ms, now_ms + 100, 9).await.expect("takes");
+        let mut ids: Vec<String> = taken.into_iter().map(|notice| notice.notice_id).collect();
+        ids.sort_unstable();
+        ids.join(" ")
+    };
+    assert_eq!(taken(30).await, "another failure mailed", "whoever has the failure may be killed with it");
+    let later = NoticeOutcome::Later { next_at_ms: 60, error: "timed out".into() };
+    assert!(store.settle_notice("failure".into(), "one".into(), later).await.expect("answers"));
+    assert_eq!(taken(59).await, "");
+    assert_eq!(taken(60).await, "failure");
+    let sent = NoticeOutcome::Sent { at_ms: 61 };
+    assert!(store.settle_notice("failure".into(), "one".into(), sent).await.expect("answers"));
+    assert_eq!(taken(61).await, "recovery");
+}
+
 async fn what_was_not_tried_yet_can_be_taken_back_and_a_notice_is_added_once(records: Records) {
     let store = &records.store;
     let told = vec![notice("x", "a", 10), notice("y", "a", 99), notice("z", "b", 99)];
@@ -259,6 +285,7 @@ promised!(
     a_change_on_what_is_no_longer_so_changes_nothing,
     alerts_are_listed_newest_first_and_cut_by_what_is_asked,
     a_notice_is_taken_by_one_sender_until_it_says_what_became_of_it,
+    what_is_told_of_one_alert_goes_to_a_channel_in_order,
     what_was_not_tried_yet_can_be_taken_back_and_a_notice_is_added_once,
     who_is_told_is_kept_as_it_was_set,
     what_is_set_for_a_node_goes_with_it,

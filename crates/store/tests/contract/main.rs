@@ -5,6 +5,8 @@
 mod admission;
 mod alerts;
 mod incidents;
+mod packages;
+mod ssh;
 mod tasks;
 mod windows;
 mod words;

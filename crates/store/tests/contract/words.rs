@@ -2,12 +2,13 @@
 
 use caelum_model::{
     access::{AuditEntry, ClientBinding, Role, Scope, Token, User},
+    alert::{ChannelKind, NoticeChannel, NoticeSettings, WebhookForm},
     host::HostIdentity,
     id::{NodeId, TargetId},
-    node::{LinkFacts, Node, NodePoint},
+    node::{Level, LinkFacts, Node, NodePoint},
     target::{Target, TargetOrigin},
 };
-use caelum_store::StoreError;
+use caelum_store::{FactSwap, NoticeSwap, StoreError};
 
 use crate::{Records, promised};
 
@@ -49,16 +50,104 @@ async fn targets_of_an_origin_are_replaced_and_others_keep_their_urls(records: R
 
 async fn an_expired_key_is_gone_before_it_is_swept(records: Records) {
     let store = &records.store;
-    store.put_key("session/1".into(), "ops".into(), 100).await.expect("stored");
-    assert_eq!(store.key("session/1".into(), 99).await.expect("read"), Some(("ops".into(), 100)));
-    assert_eq!(store.key("session/1".into(), 100).await.expect("read"), None);
-    assert_eq!(store.sweep_keys(100).await.expect("swept"), 1);
+    // A server goes by its own clock, a file by the caller's: both are given what is over for both.
+    let now_ms = caelum_testkit::event::now_ms();
+    store.put_key("session/1".into(), "ops".into(), now_ms, 60_000).await.expect("stored");
+    let kept = store.key("session/1".into(), now_ms).await.expect("read").expect("lives");
+    assert_eq!(kept.value, "ops");
+    assert!((1..=60_000).contains(&kept.lives_ms), "{kept:?}");
+    store.put_key("session/1".into(), "ops".into(), now_ms, -1).await.expect("stored");
+    assert_eq!(store.key("session/1".into(), now_ms).await.expect("read"), None);
+    assert_eq!(store.sweep_keys(now_ms).await.expect("swept"), 1);
+}
+
+async fn a_fact_is_claimed_once_and_replaced_only_as_it_was_seen(records: Records) {
+    let other = records.another().await;
+    let store = &records.store;
+    let (mine, theirs) = tokio::join!(
+        store.claim_fact("claimed", "mine".into()),
+        other.claim_fact("claimed", "theirs".into())
+    );
+    let agreed = mine.expect("claimed");
+    assert_eq!(agreed, theirs.expect("claimed"), "both were told the same");
+    assert!(!store.replace_fact("claimed", "nobody's".into(), "new".into()).await.expect("asked"));
+    assert!(store.replace_fact("claimed", agreed, "new".into()).await.expect("asked"));
+    assert_eq!(other.fact("claimed").await.expect("read").as_deref(), Some("new"));
+}
+
+fn mail_from(from: &str) -> NoticeSettings {
+    let kind = ChannelKind::Webhook { url: format!("https://{from}.example.net/"), form: WebhookForm::Slack };
+    let channel = NoticeChannel { name: from.into(), kind, least: Level::Warning, set: None };
+    NoticeSettings { channels: vec![channel], quiet_hours: Vec::new() }
+}
+
+fn swap(key: &'static str, seen: Option<&str>, value: Option<&str>) -> FactSwap {
+    FactSwap { key, seen: seen.map(str::to_owned), value: value.map(str::to_owned) }
+}
+
+async fn facts_and_settings_are_sealed_anew_together_or_not_at_all(records: Records) {
+    let (store, other) = (&records.store, records.another().await);
+    store.put_fact("one", "1".into()).await.expect("stored");
+    store.put_fact("two", "1".into()).await.expect("stored");
+    let before = NoticeSwap { seen: None, value: Some(mail_from("a")) };
+    let new = |seen: &'static str| {
+        vec![
+            swap("one", Some("1"), Some("2")),
+            swap("two", Some(seen), Some("2")),
+            swap("new", None, Some("2")),
+        ]
+    };
+    assert!(!store.reseal(new("0"), before.clone()).await.expect("asked"));
+    let (one, two) = (store.fact("one").await.expect("read"), store.fact("two").await.expect("read"));
+    assert_eq!((one.as_deref(), two.as_deref()), (Some("1"), Some("1")), "nothing was begun");
+    assert_eq!(store.notice_settings().await.expect("read"), None);
+
+    // Settings that somebody else stored since are not lost.
+    other.put_notice_settings(mail_from("b")).await.expect("stored");
+    assert!(!store.reseal(new("1"), before).await.expect("asked"));
+    let seen = NoticeSwap { seen: Some(mail_from("b")), value: Some(mail_from("c")) };
+    let (mine, theirs) = tokio::join!(store.reseal(new("1"), seen.clone()), other.reseal(new("1"), seen));
+    assert_eq!(
+        usize::from(mine.expect("asked")) + usize::from(theirs.expect("asked")),
+        1,
+        "of two at once one wins"
+    );
+    assert_eq!(other.notice_settings().await.expect("read"), Some(mail_from("c")));
+    let unchanged = NoticeSwap { seen: Some(mail_from("c")), value: None };
+    let gone =
+        vec![swap("one", Some("2"), None), swap("never", None, None), swap("new", Some("2"), Some("3"))];
+    assert!(store.reseal(gone, unchanged).await.expect("asked"));
+    assert_eq!(other.fact("one").await.expect("read"), None);
+    assert_eq!(other.fact("new").await.expect("read").as_deref(), Some("3"));
+}
+
+async fn settings_are_stored_only_under_the_fact_that_was_seen(records: Records) {
+    let (store, other) = (&records.store, records.another().await);
+    let put = |settings, seen: &str| store.put_notice_settings_under(settings, "key", seen.to_owned());
+    assert!(!put(mail_from("a"), "1").await.expect("asked"), "there is no such fact");
+    store.put_fact("key", "1".into()).await.expect("stored");
+    assert!(put(mail_from("a"), "1").await.expect("asked"));
+    // Each of the two goes before the other, or is refused.
+    for _ in 0..20 {
+        store.put_fact("key", "1".into()).await.expect("stored");
+        store.put_notice_settings(mail_from("a")).await.expect("stored");
+        let seen = NoticeSwap { seen: Some(mail_from("a")), value: Some(mail_from("sealed")) };
+        let (resealed, stored) = tokio::join!(
+            other.reseal(vec![swap("key", Some("1"), Some("2"))], seen),
+            put(mail_from("new"), "1"),
+        );
+        let (resealed, stored) = (resealed.expect("asked"), stored.expect("asked"));
+        let there = store.notice_settings().await.expect("read");
+        let expected = if resealed { mail_from("sealed") } else { mail_from("new") };
+        assert!(resealed != stored, "one of them was first, and the other saw it");
+        assert_eq!(there, Some(expected));
+    }
 }
 
 async fn keys_are_counted_and_removed_by_prefix_and_value(records: Records) {
     let store = &records.store;
     for (key, value) in [("s/1", "a"), ("s/2", "a"), ("s/3", "b"), ("t%/1", "a")] {
-        store.put_key(key.into(), value.into(), 100).await.expect("stored");
+        store.put_key(key.into(), value.into(), 1, 60_000).await.expect("stored");
     }
     assert_eq!(store.count_keys("s/".into(), 1).await.expect("read"), 3);
     assert_eq!(store.delete_keys_with_value("s/".into(), "a".into()).await.expect("removed"), 2);
@@ -200,6 +289,9 @@ promised!(
     a_failed_write_leaves_its_neighbours_standing,
     targets_of_an_origin_are_replaced_and_others_keep_their_urls,
     an_expired_key_is_gone_before_it_is_swept,
+    a_fact_is_claimed_once_and_replaced_only_as_it_was_seen,
+    facts_and_settings_are_sealed_anew_together_or_not_at_all,
+    settings_are_stored_only_under_the_fact_that_was_seen,
     keys_are_counted_and_removed_by_prefix_and_value,
     a_user_is_replaced_by_name_and_the_audit_log_reads_newest_first,
     a_token_is_found_by_its_hash_and_revoked_once,

@@ -1,12 +1,13 @@
 // One stream of server-sent events a page. A named event is the block of that name: HTML is swapped in,
-// points are handed to the charts. Silence for 12 s means stale; reconnecting waits 1, 2, 4, 8, then 15 s.
+// points are handed to the charts. Silence for 12 s means stale; reconnecting waits 0.3, 1, 2, 4, 8, then 15 s:
+// soon at first, since another server may go on where this one was lost.
 
 import { parse, swap } from "./swap.js";
 import { take as takePoints } from "./charts.js";
 
 const SILENCE_MS = 12_000;
 const LOST_AFTER_MS = 5_000;
-const WAITS_MS = [1_000, 2_000, 4_000, 8_000, 15_000];
+const WAITS_MS = [300, 1_000, 2_000, 4_000, 8_000, 15_000];
 
 const state = {
   url: "",

@@ -8,6 +8,7 @@ import { start as startHorizon } from "./horizon.js";
 import { start as startKeys } from "./keys.js";
 import { start as startLists } from "./lists.js";
 import { start as startLive } from "./live.js";
+import { start as startRun } from "./run.js";
 import { start as startSky } from "./sky.js";
 import { start as startTheme } from "./theme.js";
 
@@ -15,6 +16,7 @@ startTheme();
 startDialogs();
 startLists();
 startDiscovery();
+startRun();
 startSky();
 startHorizon();
 startKeys();

@@ -190,7 +190,10 @@ pub async fn add_join_token(
         trust.registrar.invite(role, new.uses.unwrap_or(1), expires_at_ms).await.map_err(refused)?;
     auth::record(&state, &person.name, "join_token.add", &token.token_id, "done").await;
     let made = MadeJoinTokenJson {
-        command: format!("caelum join {text}"),
+        command: match token.role {
+            NodeRole::Server => format!("caelum server --join {text}"),
+            NodeRole::Agent | NodeRole::Beacon => format!("caelum join {text}"),
+        },
         token: text,
         token_id: token.token_id,
         role: token.role,

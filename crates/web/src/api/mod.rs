@@ -5,22 +5,27 @@
 
 pub mod access;
 pub(crate) mod alerts;
+pub(crate) mod backups;
 pub(crate) mod cluster;
 pub(crate) mod enrol;
+pub(crate) mod fleet;
 pub(crate) mod flow;
 pub(crate) mod incidents;
+pub(crate) mod master_key;
 pub(crate) mod measures;
 pub(crate) mod network;
 pub(crate) mod node_writes;
 pub(crate) mod nodes;
 pub(crate) mod notice_settings;
 mod orders;
+pub(crate) mod packages;
 pub mod pipeline;
 mod placing;
 pub(crate) mod probes;
 pub(crate) mod schedules;
 pub(crate) mod scores;
 mod session;
+pub(crate) mod ssh;
 mod system;
 pub(crate) mod target_writes;
 pub(crate) mod targets;
@@ -54,9 +59,12 @@ pub(crate) const LIMIT_DEFAULT: usize = 100;
         (name = "system", description = "The server itself"),
         (name = "session", description = "Signing in"),
         (name = "cluster", description = "Machines among themselves: discovery, links, topology, and how they become nodes"),
+        (name = "fleet", description = "Several servers: which of them live, and what stands before them"),
         (name = "nodes", description = "Machines and their health"),
         (name = "tasks", description = "Work: tasks, what they write, their schedules, and the workers that do them"),
+        (name = "ssh", description = "Commands on other machines, their host keys, and hosts without an agent"),
         (name = "network", description = "Targets, measurements and verdicts"),
+        (name = "packages", description = "Files that make other machines nodes"),
         (name = "access", description = "Users, tokens and the audit log")),
     modifiers(&Security))]
 struct Document;
@@ -135,10 +143,33 @@ pub fn router() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .routes(routes!(enrol::join_tokens, enrol::add_join_token))
         .routes(routes!(enrol::revoke_join_token))
         .routes(routes!(enrol::adopt))
+        .routes(routes!(ssh::execute))
+        .routes(routes!(ssh::broadcast))
+        .routes(routes!(ssh::targets))
+        .routes(routes!(ssh::stats))
+        .routes(routes!(ssh::cleanup))
+        .routes(routes!(ssh::key))
+        .routes(routes!(ssh::hosts::known_hosts, ssh::hosts::accept, ssh::hosts::forget))
+        .routes(routes!(ssh::hosts::host_key))
+        .routes(routes!(ssh::hosts::hosts, ssh::hosts::add_host, ssh::hosts::remove_host))
+        .routes(routes!(fleet::status))
+        .routes(routes!(fleet::nodes))
+        .routes(routes!(fleet::health))
+        .routes(routes!(fleet::health_check))
+        .routes(routes!(fleet::load_balancer))
+        .routes(routes!(master_key::master_key))
+        .routes(routes!(master_key::rotate))
+        .routes(routes!(master_key::finish))
+        .routes(routes!(packages::build))
+        .routes(routes!(packages::list))
+        .routes(routes!(packages::platforms))
+        .routes(routes!(packages::mailboxes))
+        .routes(routes!(packages::revoke))
         .routes(routes!(access::users))
         .routes(routes!(access::tokens, access::add_token))
         .routes(routes!(access::revoke_token))
         .routes(routes!(access::audit))
+        .routes(routes!(backups::backups, backups::back_up))
         .split_for_parts();
     let events =
         OpenApiRouter::<Arc<events::Gate>>::default().routes(routes!(events::accept)).split_for_parts().1;

@@ -55,6 +55,14 @@ pub struct NodeChangeJson {
     #[serde(deserialize_with = "given")]
     #[schema(value_type = Option<i64>)]
     pub(crate) muted_until_ms: Option<Option<UnixMs>>,
+    /// Port of its SSH server; null: the one of the settings.
+    #[serde(deserialize_with = "given")]
+    #[schema(value_type = Option<u16>)]
+    pub(crate) ssh_port: Option<Option<u16>>,
+    /// User to sign in as over SSH; null: the one of the settings.
+    #[serde(deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    pub(crate) ssh_user: Option<Option<String>>,
 }
 
 fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
@@ -102,12 +110,24 @@ pub async fn change(
         setting.thresholds = thresholds;
     }
     setting.muted_until_ms = change.muted_until_ms.unwrap_or(setting.muted_until_ms);
+    setting.ssh_port = change.ssh_port.unwrap_or(setting.ssh_port).filter(|port| *port > 0);
+    setting.ssh_user = change.ssh_user.unwrap_or(setting.ssh_user).filter(|user| !user.is_empty());
+    if setting.ssh_user.as_ref().is_some_and(|user| {
+        user.len() > NAME_MAX || user.chars().any(|c| c.is_control() || c.is_whitespace() || c == '@')
+    }) {
+        return Err(ApiError::InvalidRequest(format!(
+            "ssh_user has 1 to {NAME_MAX} bytes, no white space and no @"
+        )));
+    }
     setting.updated_at_ms = state.now_ms();
     selector::check_tags(&setting.tags)
         .and_then(|()| setting.group.as_deref().map_or(Ok(()), selector::check_tag))
         .map_err(|error| ApiError::InvalidRequest(format!("tags and group: {error}")))?;
     state.store.put_node_setting(setting.clone()).await?;
     auth::record(state, &person.name, "node.change", &node.name, "done").await;
+    if let Some(ssh) = &state.ssh {
+        ssh.spots.refresh();
+    }
     state.bus.publish(Change::SettingsChanged);
     Ok((node, setting))
 }

@@ -71,6 +71,10 @@ pub struct NodeJson {
     pub hostname: String,
     /// Most useful address.
     pub ip_address: Option<String>,
+    /// Port of its SSH server, where one is set; null: the one of the settings.
+    pub ssh_port: Option<u16>,
+    /// User to sign in as over SSH, where one is set; null: the one of the settings.
+    pub ssh_user: Option<String>,
     /// First of its roles.
     pub role: String,
     /// Everything it runs.
@@ -132,6 +136,8 @@ impl NodeJson {
             name: node.name.clone(),
             hostname: node.identity.hostname.clone(),
             ip_address: node.identity.addresses.first().cloned(),
+            ssh_port: setting.ssh_port,
+            ssh_user: setting.ssh_user.clone(),
             role: node.roles.first().cloned().unwrap_or_default(),
             roles: node.roles.clone(),
             status: NodeStatus::of(level, setting),
@@ -444,7 +450,7 @@ pub(crate) async fn set_thresholds(
     person.require(Role::Operator)?;
     check(&thresholds)?;
     state.store.put_thresholds(thresholds).await?;
-    *state.thresholds.write().expect("no code panics while it holds this lock") = thresholds;
+    state.set_thresholds(thresholds);
     auth::record(state, &person.name, "thresholds.set", "all nodes", "done").await;
     state.bus.publish(Change::SettingsChanged);
     Ok(())

@@ -1,4 +1,4 @@
-//! Who is told, when not, and whether a channel works. Passwords are taken in and never answered.
+//! Who is told, when not, and whether a channel works. Secrets are taken in, sealed, and never answered.
 
 use std::sync::Arc;
 
@@ -13,7 +13,11 @@ use caelum_model::{
     node::Level,
     wire::ErrorJson,
 };
-use caelum_roles::{bus::Change, quiet};
+use caelum_roles::{
+    bus::Change,
+    quiet,
+    secrets::{Secrets, is_sealed},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -31,14 +35,16 @@ const NAME_MAX: usize = 64;
 #[utoipa::path(get, path = "/api/settings/notices", tag = "nodes", security(("token" = ["read"]), ("session" = [])),
     responses((status = 200, body = NoticeSettings)))]
 pub async fn notice_settings(
-    person: Person,
+    _: Person,
     extract::State(state): extract::State<Arc<State>>,
 ) -> Result<Json<NoticeSettings>, ApiError> {
     let settings = state.store.notice_settings().await?.unwrap_or_default();
-    Ok(Json(shown(settings, person.role >= Role::Operator)))
+    state.secrets.follow_for(&settings).await;
+    Ok(Json(shown(&state, settings)))
 }
 
-/// Sets who is told, and when not. A password that is left out stays.
+/// Sets who is told, and when not. A password that is left out stays, and so does an address that is given as it
+/// is answered.
 #[utoipa::path(put, path = "/api/settings/notices", tag = "nodes", request_body = NoticeSettings,
     security(("token" = ["operate"]), ("session" = [])),
     responses((status = 200, body = NoticeSettings), (status = 400, body = ErrorJson), (status = 403, body = ErrorJson)))]
@@ -48,48 +54,99 @@ pub async fn put_notice_settings(
     body: Result<Json<NoticeSettings>, JsonRejection>,
 ) -> Result<Json<NoticeSettings>, ApiError> {
     let Json(settings) = body.map_err(|error| ApiError::InvalidRequest(error.body_text()))?;
-    put(&state, &person, settings).await.map(|settings| Json(shown(settings, true)))
+    put(&state, &person, settings).await.map(|settings| Json(shown(&state, settings)))
 }
 
 /// Sets it, for the API and the page alike.
 pub async fn put(
     state: &State,
     person: &Person,
-    mut settings: NoticeSettings,
+    settings: NoticeSettings,
 ) -> Result<NoticeSettings, ApiError> {
     person.require(Role::Operator)?;
-    check(&settings).map_err(ApiError::InvalidRequest)?;
-    let before = state.store.notice_settings().await?.unwrap_or_default();
-    for channel in &mut settings.channels {
-        keep_password(channel, &before);
-    }
-    state.store.put_notice_settings(settings.clone()).await?;
+    let made = state.secrets.put(&state.store, |before| {
+        let mut settings = settings.clone();
+        for channel in &mut settings.channels {
+            channel.set = None;
+            keep_secret(&state.secrets, channel, &before).map_err(ApiError::InvalidRequest)?;
+        }
+        check(&settings).map_err(ApiError::InvalidRequest)?;
+        Ok::<_, ApiError>(settings)
+    });
+    let settings = made.await?;
     auth::record(state, &person.name, "notices.set", "channels and quiet hours", "done").await;
     state.bus.publish(Change::SettingsChanged);
     Ok(settings)
 }
 
-/// The old password of a mail that still goes to the same server as the same user.
-fn keep_password(channel: &mut NoticeChannel, before: &NoticeSettings) {
-    let known = before.channels.iter().find(|known| known.name == channel.name);
-    if let ChannelKind::Mail { server, user, password: password @ None, .. } = &mut channel.kind
-        && let Some(NoticeChannel {
-            kind: ChannelKind::Mail { server: old_server, user: old_user, password: old, .. },
-            ..
-        }) = known
-        && (&*server, &*user) == (old_server, old_user)
-    {
-        password.clone_from(old);
+/// What the rest of a webhook's address is shown as.
+const HIDDEN: &str = "/…";
+
+/// A webhook's address as it is answered: the rest of it is its secret.
+fn shown_url(url: &str) -> String {
+    format!("{}{HIDDEN}", notify::place_of(url))
+}
+
+/// Takes the secret from what was before where it was not given anew: the password of a mail that still goes to
+/// the same server as the same user, and an address that came back as it was answered. What is sealed is taken
+/// from nobody but the records.
+fn keep_secret(
+    secrets: &Secrets,
+    channel: &mut NoticeChannel,
+    before: &NoticeSettings,
+) -> Result<(), String> {
+    let known = before.channels.iter().find(|known| known.name == channel.name).map(|known| &known.kind);
+    match (&mut channel.kind, known) {
+        (
+            ChannelKind::Mail { server, user, password: password @ None, .. },
+            Some(ChannelKind::Mail { server: old_server, user: old_user, password: old, .. }),
+        ) if (&*server, &*user) == (old_server, old_user) => password.clone_from(old),
+        (ChannelKind::Webhook { url, .. }, Some(known @ ChannelKind::Webhook { url: old, .. }))
+            if url.ends_with(HIDDEN) =>
+        {
+            let opened = secrets.open(known).map_err(|error| format!("{}: {error}", channel.name))?;
+            if let ChannelKind::Webhook { url: opened, .. } = opened
+                && *url == shown_url(&opened)
+            {
+                url.clone_from(old);
+            }
+        }
+        _ => {}
+    }
+    let is_known = |secret: &str| {
+        before.channels.iter().any(|known| match &known.kind {
+            ChannelKind::Webhook { url, .. } => url == secret,
+            ChannelKind::Mail { password, .. } => password.as_deref() == Some(secret),
+            ChannelKind::Log => false,
+        })
+    };
+    match &channel.kind {
+        ChannelKind::Webhook { url, .. } if url.ends_with(HIDDEN) => {
+            Err(format!("{}: an address that ends with {HIDDEN} is none: give the whole of it", channel.name))
+        }
+        ChannelKind::Webhook { url: secret, .. } | ChannelKind::Mail { password: Some(secret), .. }
+            if is_sealed(secret) && !is_known(secret) =>
+        {
+            Err(format!("{}: a secret does not begin like one that is sealed", channel.name))
+        }
+        _ => Ok(()),
     }
 }
 
-/// What is answered: no password, and the secret part of a webhook's address only to who may change it.
-pub(crate) fn shown(mut settings: NoticeSettings, may_operate: bool) -> NoticeSettings {
+/// What is answered: whether there is a secret, and where it leads, but never the secret.
+pub(crate) fn shown(state: &State, mut settings: NoticeSettings) -> NoticeSettings {
     for channel in &mut settings.channels {
+        let opened = state.secrets.open(&channel.kind);
         match &mut channel.kind {
-            ChannelKind::Mail { password, .. } => *password = None,
-            ChannelKind::Webhook { url, .. } if !may_operate => *url = notify::place_of(url),
-            ChannelKind::Webhook { .. } | ChannelKind::Log => {}
+            ChannelKind::Mail { password, .. } => channel.set = Some(password.take().is_some()),
+            ChannelKind::Webhook { url, .. } => {
+                channel.set = Some(true);
+                *url = match opened {
+                    Ok(ChannelKind::Webhook { url, .. }) => shown_url(&url),
+                    _ => "an address that is sealed under another key".to_owned(),
+                };
+            }
+            ChannelKind::Log => {}
         }
     }
     settings
@@ -107,7 +164,11 @@ fn check(settings: &NoticeSettings) -> Result<(), String> {
         if settings.channels[..index].iter().any(|other| other.name == *name) {
             return Err(format!("two channels are called {name}"));
         }
-        notify::check(&channel.kind).map_err(|error| format!("{name}: {error}"))?;
+        // What is sealed was looked at when it was taken in.
+        let is_kept = matches!(&channel.kind, ChannelKind::Webhook { url, .. } if is_sealed(url));
+        if !is_kept {
+            notify::check(&channel.kind).map_err(|error| format!("{name}: {error}"))?;
+        }
     }
     settings.quiet_hours.iter().try_for_each(quiet::check)
 }
@@ -165,10 +226,14 @@ pub async fn try_channel(state: &State, person: &Person, name: &str) -> Result<O
         given_up_at_ms: None,
         error: None,
     };
-    let sent = match notify::Notifier::new(&state.cluster_name, "") {
-        Ok(notifier) => notifier.send(&channel.kind, &notice).await.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
+    let sent =
+        match (notify::Notifier::new(&state.cluster_name, ""), state.secrets.open_now(&channel.kind).await) {
+            (Ok(notifier), Ok(kind)) => {
+                notifier.send(&kind, &notice).await.map_err(|error| error.to_string())
+            }
+            (Err(error), _) => Err(error.to_string()),
+            (_, Err(error)) => Err(error.to_string()),
+        };
     let outcome = if sent.is_ok() { "done" } else { "failed" };
     auth::record(state, &person.name, "notices.test", name, outcome).await;
     Ok(sent.err())
@@ -177,6 +242,8 @@ pub async fn try_channel(state: &State, person: &Person, name: &str) -> Result<O
 #[cfg(test)]
 mod tests {
     use caelum_model::alert::MailTls;
+    use caelum_roles::master_key::{MasterKey, make_master_key};
+    use caelum_store::Store;
 
     use super::*;
 
@@ -190,20 +257,35 @@ mod tests {
             password: password.map(str::to_owned),
             tls: MailTls::Tls,
         };
-        let channel = NoticeChannel { name: "mail".into(), kind, least: Level::Warning };
+        let channel = NoticeChannel { name: "mail".into(), kind, least: Level::Warning, set: None };
         NoticeSettings { channels: vec![channel], quiet_hours: Vec::new() }
     }
 
-    #[test]
-    fn a_password_is_never_answered_and_stays_where_it_is_left_out() {
-        let before = mail(Some("secret"), "mail.example.net");
-        assert_eq!(shown(before.clone(), true), mail(None, "mail.example.net"));
-        let mut same = mail(None, "mail.example.net");
-        keep_password(&mut same.channels[0], &before);
-        assert_eq!(same, before);
-        let mut elsewhere = mail(None, "other.example.net");
-        keep_password(&mut elsewhere.channels[0], &before);
-        assert_eq!(elsewhere, mail(None, "other.example.net"), "it is for that server only");
+    fn hook(url: &str) -> NoticeChannel {
+        let kind = ChannelKind::Webhook { url: url.into(), form: Default::default() };
+        NoticeChannel { name: "hook".into(), kind, least: Level::Warning, set: None }
+    }
+
+    #[tokio::test]
+    async fn a_secret_stays_where_it_is_not_given_anew_and_is_nobody_elses() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let store = Arc::new(Store::open(&folder.path().join("caelum.db")).expect("opens"));
+        let secrets = Secrets::new(MasterKey::in_memory(store, &make_master_key()).expect("a key"));
+        let mut before = mail(Some("secret"), "mail.example.net");
+        before.channels.push(hook("https://chat.example.net/hooks/t0ken"));
+        secrets.seal(&mut before);
+        let kept = |channel: &NoticeChannel| {
+            let mut channel = channel.clone();
+            keep_secret(&secrets, &mut channel, &before).map(|()| channel)
+        };
+        let same = mail(None, "mail.example.net").channels.remove(0);
+        assert_eq!(kept(&same).as_ref(), Ok(&before.channels[0]));
+        let elsewhere = mail(None, "other.example.net").channels.remove(0);
+        assert_eq!(kept(&elsewhere).as_ref(), Ok(&elsewhere), "it is for that server only");
+        assert_eq!(kept(&hook("https://chat.example.net/…")).as_ref(), Ok(&before.channels[1]));
+        assert!(kept(&hook("https://chat.example.org/…")).is_err());
+        assert_eq!(kept(&before.channels[1]).as_ref(), Ok(&before.channels[1]), "as the records have it");
+        assert!(kept(&hook("sealed:1:AAAA")).is_err(), "made up");
     }
 
     #[test]

@@ -156,8 +156,12 @@ pub async fn metrics(
     let stats = collect(&state).await?;
     let mut page = Exposition::default();
     page.ingest(&state.gate.ingest.counters);
+    page.traces(state.gate.ingest.tracer());
     if let Some(progress) = &state.aggregator {
         page.aggregator(progress);
+    }
+    if let Some(progress) = &state.diagnoser {
+        page.diagnoser(progress);
     }
     page.queue(state.queue.depth());
     let p = &stats.pipeline;

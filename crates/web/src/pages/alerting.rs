@@ -74,6 +74,30 @@ pub fn row(picture: &Picture, alert: &Alert) -> Row {
 }
 
 #[derive(Template)]
+#[template(path = "blocks/answer.html")]
+struct Answer<'a> {
+    id: &'a str,
+    name: &'a str,
+    /// Where the browser goes back to.
+    from: &'static str,
+    is_active: bool,
+}
+
+/// The buttons that answer an alert, beside it wherever it is shown: for who may, and while it stands.
+pub fn answer(alert: &Alert, from: &'static str, may_operate: bool) -> Block {
+    if !may_operate || alert.resolved_at_ms.is_some() {
+        return Block::none();
+    }
+    let template = Answer {
+        id: &alert.alert_id,
+        name: &alert.node_name,
+        from,
+        is_active: alert.status == AlertStatus::Active,
+    };
+    Block::render("answer", "Answer", &template)
+}
+
+#[derive(Template)]
 #[template(path = "blocks/alert_log.html")]
 struct AlertLog {
     open: usize,

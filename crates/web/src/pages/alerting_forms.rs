@@ -70,7 +70,7 @@ impl ChannelForm {
             "offline" => Level::Offline,
             _ => Level::Warning,
         };
-        Ok(NoticeChannel { name: self.name.trim().to_owned(), kind, least })
+        Ok(NoticeChannel { name: self.name.trim().to_owned(), kind, least, set: None })
     }
 }
 

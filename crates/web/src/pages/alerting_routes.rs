@@ -58,7 +58,7 @@ impl Visit {
     async fn again(self, change: impl FnOnce(&mut Beside)) -> Response {
         let page = async {
             let picture = self.desk.picture(&self.state, &TimeQuery::default()).await?;
-            let mut beside = Beside::fresh(known(&self.state).await?);
+            let mut beside = Beside::fresh(shown(&self.state).await?);
             change(&mut beside);
             let reader = reader(&self.person, &self.headers);
             Ok::<_, ApiError>(alerting::page(&picture, &self.state.thresholds(), reader, beside))
@@ -97,6 +97,13 @@ async fn known(state: &State) -> Result<NoticeSettings, ApiError> {
     Ok(state.store.notice_settings().await?.unwrap_or_default())
 }
 
+/// The same without its secrets.
+async fn shown(state: &State) -> Result<NoticeSettings, ApiError> {
+    let settings = known(state).await?;
+    state.secrets.follow_for(&settings).await;
+    Ok(notice_settings::shown(state, settings))
+}
+
 type Stand = (Shared<Arc<State>>, Extension<Arc<Desk>>);
 
 fn visit((Shared(state), Extension(desk)): Stand, person: Person, headers: HeaderMap) -> Visit {
@@ -112,7 +119,7 @@ async fn show(
 ) -> Response {
     let page = async {
         let picture = desk.picture(&state, &time).await?;
-        let beside = Beside::fresh(known(&state).await?);
+        let beside = Beside::fresh(shown(&state).await?);
         Ok(alerting::page(&picture, &state.thresholds(), reader(&person, &headers), beside))
     };
     draw(page.await, headers)
@@ -219,17 +226,46 @@ async fn remove_quiet(
     visit.done(outcome, |_| {}).await
 }
 
-async fn acknowledge(person: Person, stand: Stand, Path(id): Path<String>, headers: HeaderMap) -> Response {
-    said(visit(stand, person, headers), &id, Answer::Acknowledge).await
+/// Where an alert was answered: on its machine's page, the overview, or the page of alerts.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Answered {
+    /// `machine`, `overview`, or nothing.
+    from: String,
 }
 
-async fn resolve(person: Person, stand: Stand, Path(id): Path<String>, headers: HeaderMap) -> Response {
-    said(visit(stand, person, headers), &id, Answer::Resolve).await
+async fn acknowledge(
+    person: Person,
+    stand: Stand,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Form(answered): Form<Answered>,
+) -> Response {
+    said(visit(stand, person, headers), &id, Answer::Acknowledge, &answered).await
 }
 
-async fn said(visit: Visit, id: &str, answer: Answer) -> Response {
+async fn resolve(
+    person: Person,
+    stand: Stand,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Form(answered): Form<Answered>,
+) -> Response {
+    said(visit(stand, person, headers), &id, Answer::Resolve, &answered).await
+}
+
+async fn said(visit: Visit, id: &str, answer: Answer, answered: &Answered) -> Response {
     let outcome = alerts::answer(&visit.state, &visit.person, id, answer).await.map(drop);
-    visit.done(outcome, |_| {}).await
+    // Back to where it was answered, which is never another site: only names go into the address.
+    match (outcome, answered.from.as_str()) {
+        (Ok(()), "overview") => Redirect::to("/").into_response(),
+        (Ok(()), "machine") => {
+            let alert = visit.state.store.alert(id).await.ok().flatten();
+            let link = alert.map(|alert| frame::machine_link(&alert.node_name));
+            Redirect::to(link.as_deref().unwrap_or(PATH)).into_response()
+        }
+        (outcome, _) => visit.done(outcome, |_| {}).await,
+    }
 }
 
 /// What was typed into the form of a machine.
@@ -259,7 +295,7 @@ async fn change_machine(
         tags: Some(words(&form.tags)),
         draining: Some(form.draining == "on"),
         muted_until_ms,
-        thresholds: None,
+        ..NodeChangeJson::default()
     };
     match node_writes::change(&state, &person, &name, change).await {
         Ok((node, _)) => Redirect::to(&frame::machine_link(&node.name)).into_response(),

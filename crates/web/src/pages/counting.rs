@@ -1,4 +1,4 @@
-//! The routes of the pages about counting and joining: the pipeline, one probe, join tokens.
+//! The routes of the pages about counting and joining: the pipeline, one probe, join tokens, servers.
 
 use std::sync::Arc;
 
@@ -21,11 +21,13 @@ use super::{
     probe,
     range::TimeQuery,
     routes::{Desk, Trouble, draw, reader, sentence},
+    servers,
     tokens::{self, Outcome},
 };
 use crate::{
     api::{
         enrol::{self, JoinTokenJson, MadeJoinTokenJson},
+        fleet, master_key,
         network::{self, OneProbeJson},
         pipeline::{self as api, ReplayJson},
     },
@@ -45,6 +47,9 @@ pub fn router() -> Router<Arc<State>> {
         .route("/probes/{id}", get(show_probe))
         .route(tokens::PATH, get(show_tokens).post(make_token))
         .route("/settings/join-tokens/revoke", post(revoke_token))
+        .route(servers::PATH, get(show_servers))
+        .route("/settings/servers/rotate-key", post(rotate_key))
+        .route("/settings/servers/finish-key", post(finish_key))
 }
 
 async fn show_pipeline(
@@ -152,6 +157,44 @@ async fn show_tokens(
     headers: HeaderMap,
 ) -> Response {
     draw(token_page(&state, &desk, &person, &headers, tokens::Form::default(), Outcome::None).await, headers)
+}
+
+async fn show_servers(
+    person: Person,
+    Shared(state): Shared<Arc<State>>,
+    Extension(desk): Extension<Arc<Desk>>,
+    headers: HeaderMap,
+) -> Response {
+    let page = async {
+        let picture = desk.picture(&state, &TimeQuery::default()).await?;
+        let fleet = fleet::read(&state).await?;
+        let about = servers::About { may_admin: person.role >= Role::Admin, ..about(&state) };
+        Ok(servers::page(&picture, reader(&person, &headers), &fleet, &about))
+    };
+    draw(page.await, headers)
+}
+
+async fn rotate_key(person: Person, Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Response {
+    match master_key::rotate_as(&state, &person, None, false).await {
+        Ok(_) => Redirect::to(servers::PATH).into_response(),
+        Err(error) => Trouble { error, headers }.into_response(),
+    }
+}
+
+async fn finish_key(person: Person, Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Response {
+    match master_key::finish_as(&state, &person, false).await {
+        Ok(_) => Redirect::to(servers::PATH).into_response(),
+        Err(error) => Trouble { error, headers }.into_response(),
+    }
+}
+
+/// What the page of servers shows beside the fleet.
+pub fn about(state: &State) -> servers::About {
+    servers::About {
+        cluster_name: state.cluster_name.clone(),
+        certificate_fingerprint: state.certificate_fingerprint.clone(),
+        may_admin: false,
+    }
 }
 
 async fn token_page(

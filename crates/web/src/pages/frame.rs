@@ -94,6 +94,8 @@ pub enum Place {
     Incidents,
     /// `/tasks` and below.
     Tasks,
+    /// `/run`
+    Run,
     /// `/settings` and below.
     Settings,
 }
@@ -114,6 +116,13 @@ pub struct Entry {
     pub group: Option<&'static str>,
     /// How many of it want to be looked at.
     pub badge: usize,
+}
+
+impl Entry {
+    /// Whether it is one of the four that a narrow screen has in its bar; the others are behind *More* there.
+    pub fn is_tab(&self) -> bool {
+        matches!(self.name, "Overview" | "Machines" | "Network" | "Tasks")
+    }
 }
 
 /// An entry of the palette.
@@ -232,6 +241,11 @@ pub fn detail_heading_as(
 }
 
 impl Frame {
+    /// How many want to be looked at behind *More*.
+    pub fn badges_beyond_tabs(&self) -> usize {
+        self.entries.iter().filter(|entry| !entry.is_tab()).map(|entry| entry.badge).sum()
+    }
+
     /// The frame of a page. `path` is its address without the span, `topics` are the blocks it shows.
     pub fn new(
         picture: &Picture,
@@ -301,9 +315,14 @@ impl Frame {
             Place::Tasks if bare == "/tasks/new" => "&page=newtask",
             Place::Tasks if bare.starts_with("/tasks/") => "&page=task",
             Place::Tasks => "&page=tasks",
+            Place::Run => "&page=run",
             Place::Settings if bare == super::tokens::PATH => "&page=tokens",
+            Place::Settings if bare == super::servers::PATH => "&page=servers",
             Place::Settings if bare == super::alerting::PATH => "&page=alerts",
-            Place::Settings => "&page=settings",
+            Place::Settings if bare == super::installer::PATH => "&page=installer",
+            Place::Settings if bare == "/settings/targets" => "&page=settings",
+            // Its own sentence stays; only the frame is live.
+            Place::Settings => "&page=still",
         });
         Self {
             title: title.to_owned(),
@@ -344,6 +363,7 @@ fn entries(span: &Span, place: Place, open: usize) -> Vec<Entry> {
         entry(Place::Network, "/network", "Network", "network", "n", None),
         entry(Place::Incidents, "/incidents", "Incidents", "incidents", "c", None),
         entry(Place::Tasks, "/tasks", "Tasks", "tasks", "t", Some("Operate")),
+        entry(Place::Run, "/run", "Run", "play", "r", None),
         entry(Place::Settings, "/settings/targets", "Settings", "settings", "s", Some("Grow")),
     ]
 }
@@ -400,9 +420,11 @@ fn palette(picture: &Picture) -> Vec<Choices> {
         plain(span.link("/network"), "Network", "g n", "network"),
         plain(span.link("/incidents"), "Incidents", "g c", "incidents"),
         plain(span.link("/tasks"), "Tasks", "g t", "tasks"),
+        plain(span.link("/run"), "Run a command on machines", "g r", "play"),
         Choice { key: "e", ..plain(span.link("/network/pipeline"), "Pipeline", "g e", "network") },
         plain("/settings/targets".to_owned(), "Probes and targets", "g s", "settings"),
         Choice { key: "j", ..plain("/settings/join-tokens".to_owned(), "Join tokens", "g j", "settings") },
+        Choice { key: "i", ..plain(super::installer::PATH.to_owned(), "Node installer", "g i", "package") },
     ];
     let mut targets: Vec<Choice> = picture
         .pairs

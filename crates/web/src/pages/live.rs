@@ -10,7 +10,8 @@
 //! - The store is read only after a change was published that a shown block cares about, at most once a
 //!   second; and every fifteen seconds, since ages and silences change by themselves.
 //! - A block is sent only if its HTML differs from what this stream sent before. A stream begins by sending
-//!   every block, so that nothing is missed between a page and its stream, nor after a reconnect.
+//!   every block, so that nothing is missed between a page and its stream, nor after a reconnect, to whichever
+//!   server: ids go on from the last one that the page saw, and mean the same on each.
 //! - Everything is bounded: streams ([`super::routes::Desk::streams`]), their life (ten minutes, then the
 //!   right to look is checked again by the reconnect), and what waits in them (one round of blocks).
 //!
@@ -55,19 +56,25 @@ use super::{
     charts, counting, horizon,
     incident::{self, Seen},
     incidents::{self, Listing},
-    letters, machine, machines, mesh, network, overview,
+    installer, letters, machine, machines, mesh, network, overview,
     picture::Picture,
     pipeline::{self, Sight},
     plot::{Plot, Points},
     probe,
     range::TimeQuery,
     routes::{self, Desk},
-    settings, target, task, tasks, tokens,
+    servers, settings, target, task, tasks, tokens,
     topics::concerns,
     topology,
 };
 use crate::{
-    api::{enrol::JoinTokenJson, incidents::IncidentsQuery, network::OneProbeJson, tasks::TasksQuery},
+    api::{
+        enrol::JoinTokenJson,
+        fleet::{self, FleetStatusJson},
+        incidents::IncidentsQuery,
+        network::OneProbeJson,
+        tasks::TasksQuery,
+    },
     auth::Person,
     error::ApiError,
     state::State,
@@ -102,9 +109,14 @@ enum Page {
     /// `/settings/alerts`
     Alerts,
     Tokens,
+    Servers,
+    /// A page of which nothing but the frame is live.
+    Still,
+    Installer,
     Tasks,
     Task,
     NewTask,
+    Run,
 }
 
 /// What a stream is asked for.
@@ -131,6 +143,7 @@ struct View {
     incidents: IncidentsQuery,
     tasks: TasksQuery,
     may_operate: bool,
+    may_admin: bool,
 }
 
 /// What a page shows beside the picture.
@@ -139,6 +152,8 @@ enum Beside {
     Pipeline(Box<Sight>),
     Probe(Option<OneProbeJson>),
     Tokens(Option<Vec<JoinTokenJson>>),
+    Servers(Box<FleetStatusJson>),
+    Installer(Box<installer::Sight>),
     Incidents(Listing),
     Incident(Option<Box<Seen>>),
     Target(Option<Box<target::Sight>>),
@@ -188,6 +203,7 @@ pub async fn stream(
         .take(TOPICS_MAX)
         .map(str::to_owned)
         .collect();
+    let node_id = HeaderValue::try_from(state.node_id.as_str());
     let feed = Feed {
         changes: state.bus.subscribe(),
         view: View {
@@ -200,6 +216,7 @@ pub async fn stream(
             incidents,
             tasks,
             may_operate: person.role >= Role::Operator,
+            may_admin: person.role >= Role::Admin,
         },
         state,
         desk,
@@ -225,6 +242,10 @@ pub async fn stream(
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // Proxies that buffer would hold events back.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    // Behind a load balancer, this says whose stream it is.
+    if let Ok(node_id) = node_id {
+        response.headers_mut().insert("x-caelum-node", node_id);
+    }
     response
 }
 
@@ -386,6 +407,10 @@ impl Feed {
                 }
             }
             Page::Tokens => Beside::Tokens(counting::known_tokens(state, view.may_operate).await?),
+            Page::Servers => Beside::Servers(Box::new(fleet::read(state).await?)),
+            Page::Installer => {
+                Beside::Installer(Box::new(installer::Sight::read(state, view.may_operate).await?))
+            }
             Page::Target => {
                 let id = view.wish.aim.as_deref().unwrap_or_default();
                 match target::Sight::read(state, id).await {
@@ -427,6 +452,10 @@ impl Feed {
             Beside::Tokens(known) => {
                 return tokens::block(topic, picture, known.as_deref(), view.may_operate);
             }
+            Beside::Servers(fleet) => return servers::block(topic, fleet, &counting::about(&self.state)),
+            Beside::Installer(sight) => {
+                return installer::block(topic, picture, sight, view.may_operate, view.may_admin);
+            }
             Beside::Incidents(listing) => return incidents::block(topic, picture, listing, &view.incidents),
             Beside::Incident(seen) => return incident::block(topic, picture, seen.as_deref()?),
             Beside::Tasks(listing) => return tasks::block(topic, picture, listing, &view.tasks),
@@ -434,8 +463,10 @@ impl Feed {
             Beside::Target(sight) => return target::block(topic, picture, sight.as_deref()?, &view.choice),
         }
         match (view.wish.page, &view.wish.machine) {
-            (Page::Overview, _) => overview::block(topic, picture),
-            (Page::Machines, Some(name)) => machine::block(topic, picture, routes::find(picture, name)?),
+            (Page::Overview, _) => overview::block(topic, picture, view.may_operate),
+            (Page::Machines, Some(name)) => {
+                machine::block(topic, picture, routes::find(picture, name)?, view.may_operate)
+            }
             (Page::Machines, None) => machines::block(topic, picture, &view.filter, view.may_operate),
             (Page::Topology, _) => topology::block(topic, picture, &view.links),
             (Page::Network, _) => network::block(topic, picture, &view.choice),
@@ -443,7 +474,17 @@ impl Feed {
             (Page::Alerts, _) => alerting::block(topic, picture, view.may_operate),
             (Page::Mesh, _) => mesh::block(topic, picture),
             (Page::Pipeline | Page::Probe | Page::Tokens | Page::Incidents | Page::Incident, _) => None,
-            (Page::Target | Page::Tasks | Page::Task | Page::NewTask, _) => None,
+            (
+                Page::Target
+                | Page::Tasks
+                | Page::Task
+                | Page::NewTask
+                | Page::Still
+                | Page::Run
+                | Page::Servers
+                | Page::Installer,
+                _,
+            ) => None,
         }
     }
 

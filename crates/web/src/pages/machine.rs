@@ -4,6 +4,7 @@ use askama::Template;
 use caelum_model::node::{Level, Metric, NodePoint};
 
 use super::{
+    alerting,
     block::Block,
     charts::{self, MachineChart},
     format::{self, Quantity, counted},
@@ -78,7 +79,7 @@ pub fn page(
         ),
         theme,
         charts: machine_charts(picture, machine, points),
-        issues: issues(picture, machine),
+        issues: issues(picture, machine, may_operate),
         cores: cores(machine),
         disks: disks(picture, machine),
         interfaces: interfaces(machine),
@@ -165,6 +166,7 @@ struct IssueRow {
     limit: String,
     /// The alert that it has become.
     alert: String,
+    answer: Block,
 }
 
 #[derive(Template)]
@@ -174,13 +176,17 @@ struct Issues {
     has_alert: bool,
 }
 
-fn issues(picture: &Picture, machine: &Machine) -> Block {
+fn issues(picture: &Picture, machine: &Machine, may_operate: bool) -> Block {
     let thresholds = machine.thresholds(&picture.scene);
     let mut open = picture.open_alerts();
     open.retain(|alert| alert.node_id == machine.node.node_id);
     let alert_of = |metric| {
         let found = open.iter().find(|alert| alert.metric == metric);
         found.map_or_else(String::new, |alert| format!("alert {}", words::alert(alert, picture.scene.now_ms)))
+    };
+    let answer_of = |metric| {
+        let found = open.iter().find(|alert| alert.metric == metric);
+        found.map_or_else(Block::none, |alert| alerting::answer(alert, "machine", may_operate))
     };
     let ending = open.iter().filter(|alert| machine.issues.iter().all(|issue| issue.metric != alert.metric));
     let ending: Vec<IssueRow> = ending
@@ -189,6 +195,7 @@ fn issues(picture: &Picture, machine: &Machine) -> Block {
             text: words::nonbreaking(&alert.message),
             limit: "no longer, and soon over".to_owned(),
             alert: alert_of(alert.metric),
+            answer: answer_of(alert.metric),
         })
         .collect();
     let rows = machine
@@ -196,6 +203,7 @@ fn issues(picture: &Picture, machine: &Machine) -> Block {
         .iter()
         .map(|issue| IssueRow {
             alert: alert_of(issue.metric),
+            answer: answer_of(issue.metric),
             status: issue.severity.into(),
             text: words::issue(machine, issue),
             limit: match (issue.metric, issue.severity) {
@@ -382,10 +390,10 @@ fn identity(picture: &Picture, machine: &Machine) -> Block {
 }
 
 /// Renders one block of this page by its live name; the charts travel as points instead.
-pub fn block(name: &str, picture: &Picture, machine: &Machine) -> Option<Block> {
+pub fn block(name: &str, picture: &Picture, machine: &Machine, may_operate: bool) -> Option<Block> {
     Some(match name {
         "verdict" => heading(picture, machine),
-        "issues" => issues(picture, machine),
+        "issues" => issues(picture, machine, may_operate),
         "cores" => cores(machine),
         "disks" => disks(picture, machine),
         "interfaces" => interfaces(machine),

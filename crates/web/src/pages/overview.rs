@@ -4,6 +4,7 @@ use askama::Template;
 use caelum_model::diagnosis::Diagnosis;
 
 use super::{
+    alerting,
     block::Block,
     charts,
     format::{self, counted},
@@ -38,7 +39,7 @@ struct Page {
 
 /// The page.
 pub fn page(picture: &Picture, reader: Reader) -> impl Template + use<> {
-    let theme = reader.theme;
+    let (theme, may_operate) = (reader.theme, reader.may_operate);
     let verdict = frame::heading(&words::overview(picture));
     Page {
         frame: Frame::new(picture, reader, Place::Overview, "Overview", verdict, "/", TOPICS),
@@ -49,7 +50,7 @@ pub fn page(picture: &Picture, reader: Reader) -> impl Template + use<> {
         verdicts: verdicts_of(picture, picture.unexplained()),
         tiles: tiles::block(picture),
         experience: experience(picture),
-        alerts: alerts(picture),
+        alerts: alerts(picture, may_operate),
         events: events(picture),
     }
 }
@@ -344,6 +345,7 @@ struct AlertRow {
     href: String,
     text: String,
     note: String,
+    answer: Block,
 }
 
 #[derive(Template)]
@@ -353,7 +355,7 @@ struct Alerts {
 }
 
 /// Alerts that stand, then thresholds that were reached just now.
-fn alerts(picture: &Picture) -> Block {
+fn alerts(picture: &Picture, may_operate: bool) -> Block {
     let scene = &picture.scene;
     let open = picture.open_alerts();
     let standing = open.iter().map(|alert| AlertRow {
@@ -363,6 +365,7 @@ fn alerts(picture: &Picture) -> Block {
         href: scene.span.link(&frame::machine_link(&alert.node_name)),
         text: words::nonbreaking(&alert.message),
         note: words::alert(alert, scene.now_ms),
+        answer: alerting::answer(alert, "overview", may_operate),
     });
     let is_alert = |machine: &Machine, metric| {
         open.iter().any(|alert| alert.node_id == machine.node.node_id && alert.metric == metric)
@@ -380,6 +383,7 @@ fn alerts(picture: &Picture) -> Block {
             href: scene.span.link(&frame::machine_link(&machine.node.name)),
             text: words::issue(machine, issue),
             note: String::new(),
+            answer: Block::none(),
         });
     let rows = standing.chain(reached).take(ROWS_MAX).collect();
     Block::render("alerts", "Alerts", &Alerts { rows })
@@ -463,7 +467,7 @@ fn events(picture: &Picture) -> Block {
 }
 
 /// Renders one block of this page by its live name.
-pub fn block(name: &str, picture: &Picture) -> Option<Block> {
+pub fn block(name: &str, picture: &Picture, may_operate: bool) -> Option<Block> {
     Some(match name {
         "verdict" => frame::heading(&words::overview(picture)),
         "figures" => figures(picture),
@@ -472,7 +476,7 @@ pub fn block(name: &str, picture: &Picture) -> Option<Block> {
         "verdicts" => verdicts_of(picture, picture.unexplained()),
         "tiles" => tiles::block(picture),
         "experience" => experience(picture),
-        "alerts" => alerts(picture),
+        "alerts" => alerts(picture, may_operate),
         "events" => events(picture),
         _ => return None,
     })

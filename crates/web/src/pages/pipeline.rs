@@ -117,6 +117,9 @@ pub fn settings_tabs(here: &str) -> Block {
         ("Probes and targets", "/settings/targets"),
         ("Alerts", "/settings/alerts"),
         ("Join tokens", "/settings/join-tokens"),
+        ("Servers", "/settings/servers"),
+        ("Node installer", super::installer::PATH),
+        ("Backups", super::backups::PATH),
     ]
     .map(|(name, path)| (name, path.to_owned(), path == here));
     Block::render("tabs", "Settings", &Tabs { label: "Settings", tabs: tabs.into() })

@@ -21,11 +21,11 @@ use super::{
     frame::{self, Reader, Theme},
     gate::{self, Login, Notice},
     history::History,
-    incidents, live, machine, machines, mesh, network, overview,
+    incidents, installer_routes, live, machine, machines, mesh, network, overview,
     picture::{Machine, Picture, Scene},
     range::{Span, TimeQuery},
     rates::Looks,
-    setting_routes, target, tasks, topology, visits,
+    run, setting_routes, target, tasks, topology, visits,
 };
 use crate::{
     auth::{self, Person, SignInError},
@@ -89,6 +89,7 @@ pub fn router() -> Router<Arc<State>> {
         .merge(counting::router())
         .merge(incidents::router())
         .merge(tasks::router())
+        .merge(run::router())
         .merge(target::router())
         .merge(mesh::router())
         .route("/topology", get(show_topology))
@@ -96,6 +97,8 @@ pub fn router() -> Router<Arc<State>> {
         .route("/settings", get(async || Redirect::to("/settings/targets")))
         .merge(setting_routes::router())
         .merge(alerting_routes::router())
+        .merge(installer_routes::router())
+        .merge(super::backups::router())
         .route("/login", get(show_login).post(sign_in))
         .route("/logout", post(sign_out))
         .route("/theme", post(choose_theme))

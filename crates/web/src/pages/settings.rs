@@ -114,7 +114,7 @@ pub fn target_page(
             Place::Settings,
             &verdict.sentence,
             heading,
-            "/settings/targets",
+            &format!("/settings/targets/{}", target.target_id),
             "",
         ),
         theme,

@@ -116,6 +116,7 @@ fn node(name: &str, cpu: f64, disk: u64, age_ms: i64) -> Node {
             cpu: "Ryzen 7 5700G".into(),
             cpu_cores: 16,
             addresses: vec!["192.0.2.22".into(), "2001:db8::22".into()],
+            ssh_host_keys: Vec::new(),
         },
         roles: vec!["server".into(), "probe".into()],
         version: "0.1.0".into(),
@@ -402,10 +403,10 @@ fn every_block_that_a_page_asks_for_can_be_drawn_alone_under_its_own_name() {
     let choice = network::Choice::default();
     type Draw<'a> = &'a dyn Fn(&str) -> Option<super::block::Block>;
     let pages: [(&str, Draw<'_>); 6] = [
-        (overview::TOPICS, &|name| overview::block(name, &picture)),
+        (overview::TOPICS, &|name| overview::block(name, &picture, true)),
         (machines::TOPICS, &|name| machines::block(name, &picture, &filter, true)),
         (topology::TOPICS, &|name| topology::block(name, &picture, &topology::Choice::default())),
-        (machine::TOPICS, &|name| machine::block(name, &picture, busy)),
+        (machine::TOPICS, &|name| machine::block(name, &picture, busy, true)),
         (network::TOPICS, &|name| network::block(name, &picture, &choice)),
         (settings::TOPICS, &|name| settings::block(name, &picture, true)),
     ];

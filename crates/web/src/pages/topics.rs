@@ -20,6 +20,10 @@ pub fn concerns(change: Change, topic: &str) -> bool {
                 | "links"
                 | "link"
                 | "join-tokens"
+                | "servers"
+                | "coordination"
+                | "master-key"
+                | "packages"
         ),
         Change::NodeSampled => matches!(
             topic,
@@ -109,6 +113,7 @@ pub fn concerns(change: Change, topic: &str) -> bool {
             matches!(topic, "verdict" | "tasks" | "task" | "attempts" | "schedules" | "workload")
         }
         Change::TaskOutput => topic == "output",
+        Change::PackagesChanged => matches!(topic, "packages" | "building"),
         Change::AlertsChanged => matches!(topic, "verdict" | "alerts" | "alert-log" | "issues" | "notices"),
     }
 }
@@ -117,8 +122,8 @@ pub fn concerns(change: Change, topic: &str) -> bool {
 mod tests {
     use super::*;
     use crate::pages::{
-        alerting, incident, incidents, machine, machines, mesh, network, overview, pipeline, probe, settings,
-        target, task, tasks, tokens, topology,
+        alerting, incident, incidents, installer, machine, machines, mesh, network, overview, pipeline,
+        probe, servers, settings, target, task, tasks, tokens, topology,
     };
 
     #[test]
@@ -138,6 +143,8 @@ mod tests {
             pipeline::TOPICS,
             probe::TOPICS,
             tokens::TOPICS,
+            servers::TOPICS,
+            installer::TOPICS,
             tasks::TOPICS,
             task::TOPICS,
             "verdict,horizon",

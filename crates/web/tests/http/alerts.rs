@@ -7,18 +7,19 @@ use caelum_engine::{
 };
 use caelum_model::{
     access::Scope,
-    alert::NoticeSettings,
+    alert::{Alert, AlertStatus, NoticeSettings},
     cluster::{Ceiling, Roster},
     host::{HostIdentity, HostSample},
     id::NodeId,
     node::{LinkFacts, Node, Thresholds},
 };
 use caelum_roles::alerts;
+use caelum_store::AlertWrite;
 use serde_json::{Value, json};
 
 use crate::{
     fixture::{Fixture, NOW_MS},
-    pages::{look, signed_in},
+    pages::{look, post, signed_in},
 };
 
 const HOSTILE: &str = "<script>alert(1)</script>";
@@ -105,6 +106,17 @@ async fn who_is_told_is_set_tried_and_shown_without_passwords() {
     let (_, shown) = fixture.get("/api/settings/notices", &reader).await;
     let text = shown.to_string();
     assert!(!text.contains("hidden") && !text.contains("secret"), "{text}");
+    assert_eq!(shown["channels"][0]["url"], "http://127.0.0.1/…");
+    let (_, shown) = fixture.get("/api/settings/notices", &operator).await;
+    let sets: Vec<&Value> =
+        shown["channels"].as_array().expect("a list").iter().map(|channel| &channel["set"]).collect();
+    assert_eq!(sets, [&json!(true), &json!(true), &Value::Null], "{shown}");
+    let kept = fixture.state.store.notice_settings().await.expect("read").expect("there");
+    let text = format!("{kept:?}");
+    assert!(!text.contains("hidden") && !text.contains("127.0.0.1:9"), "sealed in the records: {text}");
+    let (status, again) = fixture.send("PUT", "/api/settings/notices", &operator, &shown).await;
+    assert_eq!((status, &again), (StatusCode::OK, &shown), "what is answered can be sent back");
+    assert_eq!(fixture.state.store.notice_settings().await.expect("read"), Some(kept), "and changes nothing");
     let test = json!({"channel": "log"});
     let (_, tested) = fixture.send("POST", "/api/settings/notices/test", &operator, &test).await;
     assert_eq!(tested["sent"], true);
@@ -194,4 +206,43 @@ async fn pages_show_alerts_and_escape_what_they_say() {
     for text in ["Acknowledge", "Who is told", "Quiet hours", "Thresholds", "log of the server"] {
         assert!(html.contains(text), "{text}");
     }
+}
+
+#[tokio::test]
+async fn an_alert_is_answered_where_it_is_seen_by_whoever_may() {
+    let fixture = with_an_alert().await;
+    let alert = listed(&fixture, "status=open").await.remove(0);
+    let id = alert["alert_id"].as_str().expect("an id").to_owned();
+    let admin = signed_in(&fixture, "admin").await;
+    for (path, from, back) in [("/", "overview", "/"), ("/machines/busy", "machine", "/machines/busy")] {
+        let html = look(&fixture, path, &admin).await.html;
+        for what in ["acknowledge", "resolve"] {
+            assert!(html.contains(&format!("action=\"/settings/alerts/{id}/{what}\"")), "{path}: {what}");
+        }
+        let answered =
+            post(&fixture, &format!("/settings/alerts/{id}/acknowledge"), &admin, &format!("from={from}"))
+                .await;
+        assert_eq!((answered.status, answered.location.as_str()), (StatusCode::SEE_OTHER, back));
+        // The first of the two acknowledged it; the other changed nothing.
+        let html = look(&fixture, path, &admin).await.html;
+        assert!(!html.contains(&format!("{id}/acknowledge")) && html.contains(&format!("{id}/resolve")));
+        fixture
+            .state
+            .store
+            .put_alerts(vec![active_again(&fixture, &id).await], vec![], vec![])
+            .await
+            .expect("put");
+    }
+    let elsewhere =
+        post(&fixture, &format!("/settings/alerts/{id}/resolve"), &admin, "from=//evil.example").await;
+    assert_eq!((elsewhere.status, elsewhere.location.as_str()), (StatusCode::SEE_OTHER, "/settings/alerts"));
+    assert!(!look(&fixture, "/", &admin).await.html.contains(&format!("{id}/resolve")), "it is over");
+    let html = look(&fixture, "/", &signed_in(&fixture, "looker").await).await.html;
+    assert!(!html.contains("/resolve"), "who may only look is offered nothing");
+}
+
+async fn active_again(fixture: &Fixture, id: &str) -> AlertWrite {
+    let alert = fixture.state.store.alert(id).await.expect("read").expect("there");
+    let seen = Some(alert.revision);
+    AlertWrite { alert: Alert { status: AlertStatus::Active, revision: alert.revision + 1, ..alert }, seen }
 }

@@ -11,7 +11,7 @@ use axum::{
     body::Body,
     http::{Request, Response, StatusCode, header},
 };
-use caelum_drivers::{clock::ManualClock, tls::Authority};
+use caelum_drivers::{artifacts::Artifacts, clock::ManualClock, ssh::Keyring, tls::Authority};
 use caelum_engine::enrol::AccessList;
 use caelum_model::{
     access::{Role, Scope, User},
@@ -25,7 +25,11 @@ use caelum_roles::{
     cluster::Handle,
     enrol::{self, Registrar},
     ingest::{Config, Ingest},
+    master_key::{MasterKey, make_master_key},
     orders::Orders,
+    packages::{self, Builder},
+    secrets::Secrets,
+    ssh::{self, Ssh},
     tasks::{self, Desk},
 };
 use caelum_store::Store;
@@ -103,8 +107,9 @@ impl Fixture {
             cluster_id: "c-test".into(),
             cluster_name: "test".into(),
             keys: vec![enrol::new_key(1)],
-            servers: vec!["127.0.0.1:1".into()],
+            servers: Vec::new(),
             access,
+            grant: None,
             persist_keys: Arc::new(move |keys| {
                 *keep.lock().expect("held for a moment") = keys.to_vec();
                 Ok(())
@@ -112,6 +117,8 @@ impl Fixture {
         })
         .await
         .expect("opens");
+        // Whoever listens says where, which is known only then.
+        registrar.set_servers(vec!["127.0.0.1:1".into()]);
         let machines: Arc<Mutex<HashMap<String, SocketAddr>>> = Arc::default();
         let known = Arc::clone(&machines);
         let trust = state::Trust {
@@ -131,12 +138,43 @@ impl Fixture {
             roster: cluster.roster.clone(),
             thresholds: Thresholds::default(),
         });
+        // Its loop does not run: what it is asked to do over the network waits for ever, and no test asks.
+        let (ssh, _) = Ssh::start(ssh::Parts {
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock) as _,
+            roster: cluster.roster.clone(),
+            thresholds: Thresholds::default(),
+            keyring: Arc::new(Keyring::open(directory.path(), &[], "caelum-test", false).expect("opens")),
+            user: "root".into(),
+            port: 22,
+            known_hosts: None,
+            limits: Default::default(),
+            output_max_bytes: 1 << 16,
+            stop: Default::default(),
+        });
+        let packages = Builder::new(packages::Parts {
+            store: Arc::clone(&store),
+            registrar: Arc::clone(&registrar),
+            clock: Arc::clone(&clock) as _,
+            bus: bus.clone(),
+            // A small program for this machine.
+            artifacts: Artifacts::new(None, "/bin/sh".into()),
+            version: "0.1.0",
+            servers: vec!["hq.example.net:8080".into()],
+            shared_store: None,
+            mailboxes: vec![mailbox()],
+            own_accounts: vec!["redis caelum".into()],
+            cluster_id: "c-test".into(),
+            signing: None,
+        });
+        let key = MasterKey::in_memory(Arc::clone(&store), &make_master_key()).expect("a key");
         let state = State::new(state::Parts {
             store,
             queue,
             gate,
             orders: Arc::new(orders),
             desk,
+            ssh: Some(ssh),
             aggregator: None,
             bus,
             clock: Arc::clone(&clock) as _,
@@ -146,10 +184,15 @@ impl Fixture {
             cluster,
             is_discovering: false,
             sweep: Vec::new(),
+            backups: None,
+            diagnoser: None,
             certificate_fingerprint: "00".into(),
             settings: state::Settings { minute_days: 30, session_ttl_s: 3600, allow_plaintext: false },
             stop: Default::default(),
             trust: Some(trust),
+            fleet: None,
+            packages: Some(packages),
+            secrets: Arc::new(Secrets::new(key)),
             thresholds: Thresholds::default(),
         });
         Self {
@@ -216,4 +259,17 @@ pub fn event(n: u64) -> serde_json::Value {
         "timings": {"dns_ms": 1.0, "tcp_ms": 2.0, "tls_ms": 3.0, "http_ttfb_ms": 4.0},
         "epoch": 7, "seq": n,
     })
+}
+
+/// A mailbox that is looked into.
+fn mailbox() -> tokio::sync::watch::Receiver<caelum_roles::mailbox::View> {
+    let view = caelum_roles::mailbox::View {
+        kind: "redis",
+        place: "redis://caelum@db:6379".into(),
+        error: None,
+        looked_at_ms: Some(NOW_MS),
+        answered: 2,
+        ignored: 1,
+    };
+    tokio::sync::watch::channel(view).1
 }

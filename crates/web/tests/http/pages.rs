@@ -137,6 +137,8 @@ async fn every_page_opens_on_an_empty_store_and_with_a_machine() {
             "/machines",
             "/network",
             "/settings/targets",
+            "/run",
+            "/run?on=all&command=uptime",
             "/?range=30d",
             "/network?measure=latency&probe=x&target=y",
         ] {

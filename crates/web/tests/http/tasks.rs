@@ -19,7 +19,7 @@ use tower::ServiceExt;
 
 use crate::fixture::{Fixture, NOW_MS};
 
-async fn with_node(name: &str, ceiling: Ceiling) -> Fixture {
+pub async fn with_node(name: &str, ceiling: Ceiling) -> Fixture {
     let fixture = Fixture::new().await;
     let node = Node {
         node_id: NodeId::parse(name).expect("valid"),

@@ -3,11 +3,12 @@
 //! Until it is a node it shows a code and waits to be adopted, unless it was given a join token. As a node it
 //! links to servers and neighbours, reports its metrics, and keeps them while no server is there.
 
+pub(super) mod invited;
 mod measuring;
 mod node;
 mod waiting;
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use caelum_drivers::{
@@ -16,7 +17,7 @@ use caelum_drivers::{
     link::Link,
     tls::{self, NodeKey},
 };
-use caelum_model::{cluster::NodeRole, host::HostIdentity, id::NodeId};
+use caelum_model::{cluster::NodeRole, config::Config, host::HostIdentity, id::NodeId};
 use caelum_roles::{enrol::Newcomer, memory};
 use caelum_web::{
     agent,
@@ -48,6 +49,15 @@ const LINKS_WAITING_MAX: usize = 256;
 /// How long the certificate lasts that is shown before there is a real one.
 const SELF_SIGNED_VALID: Duration = Duration::from_secs(397 * 86_400);
 
+/// How a machine was invited, if it was.
+#[derive(Debug, Default)]
+pub struct Invited {
+    /// By this token, before anything else.
+    pub token: Option<String>,
+    /// By the token in this file, as soon as a server can be reached.
+    pub file: Option<PathBuf>,
+}
+
 /// What both states of the machine stand on.
 struct Machine {
     settings: Settings,
@@ -58,6 +68,8 @@ struct Machine {
     role: NodeRole,
     identity: HostIdentity,
     websocket_port: u16,
+    /// The file with its invitation.
+    join_file: Option<PathBuf>,
     /// What the listener shows.
     shown: watch::Sender<Tls>,
     /// Ends the worker, before everything else.
@@ -66,11 +78,11 @@ struct Machine {
 }
 
 /// Runs until told to stop.
-pub fn run(settings: Settings, data: DataDirectory, role: NodeRole, token: Option<String>) -> Result<Exit> {
+pub fn run(settings: Settings, data: DataDirectory, role: NodeRole, invited: Invited) -> Result<Exit> {
     data.make()?;
-    if data.secrets().join("ca.key").exists() {
+    if data.secrets().join("ca.key").exists() || enrolled::master_key(&data.secrets())?.is_some() {
         bail!(
-            "{} belongs to a server with a cluster of its own: `caelum up` runs it, or name another directory \
+            "{} belongs to a server: `caelum up` or `caelum server` runs it, or name another directory \
              with --data",
             data.root().display()
         );
@@ -82,16 +94,16 @@ pub fn run(settings: Settings, data: DataDirectory, role: NodeRole, token: Optio
         .build()
         .context("start the async runtime")?;
     runtime.block_on(async {
-        if let Some(token) = token {
+        if let Some(token) = invited.token {
             admit(&data, &settings, role, &token).await?;
         }
-        serve_until_stopped(settings, data, role).await
+        serve_until_stopped(settings, data, role, invited.file).await
     })
 }
 
 /// Joins by a token, unless this machine is a node of that cluster already.
 async fn admit(data: &DataDirectory, settings: &Settings, role: NodeRole, token: &str) -> Result<()> {
-    let invitation = caelum_roles::enrol::invitation::parse(token)?;
+    let invitation = caelum_roles::enrol::invitation::parse(&join::opened(token.to_owned())?)?;
     if let Some(kept) = Enrolled::load(&data.secrets())?
         && kept.cluster.cluster_id == invitation.cluster_id
     {
@@ -101,7 +113,12 @@ async fn admit(data: &DataDirectory, settings: &Settings, role: NodeRole, token:
     Ok(())
 }
 
-async fn serve_until_stopped(settings: Settings, data: DataDirectory, role: NodeRole) -> Result<Exit> {
+async fn serve_until_stopped(
+    settings: Settings,
+    data: DataDirectory,
+    role: NodeRole,
+    join_file: Option<PathBuf>,
+) -> Result<Exit> {
     let clock = clock::of_this_process(std::env::var(clock::FAST_CLOCK).ok().as_deref());
     let listeners = listen::listen(&settings)?;
     let addresses = listeners
@@ -136,7 +153,7 @@ async fn serve_until_stopped(settings: Settings, data: DataDirectory, role: Node
     announce(&data, &node_id, role, own)?;
     let work = Shift::new(&settings.config);
     let machine = Machine {
-        identity: identity(role),
+        identity: identity(role, &settings.config),
         settings,
         data: data.clone(),
         clock,
@@ -144,6 +161,7 @@ async fn serve_until_stopped(settings: Settings, data: DataDirectory, role: Node
         key,
         role,
         websocket_port: own.port(),
+        join_file,
         shown,
         work: work.clone(),
         stop: stop.clone(),
@@ -182,8 +200,13 @@ async fn live(
     accepted: mpsc::Receiver<Link>,
 ) -> Result<()> {
     let enrolled = match Enrolled::load(&machine.data.secrets())? {
-        Some(enrolled) => enrolled,
-        None => match waiting::wait(&machine, newcomer, adoptions).await? {
+        Some(enrolled) => {
+            if let Some(file) = &machine.join_file {
+                invited::remove(file);
+            }
+            enrolled
+        }
+        None => match Box::pin(waiting::wait(&machine, newcomer, adoptions)).await? {
             Some(enrolled) => enrolled,
             None => return Ok(()),
         },
@@ -192,12 +215,13 @@ async fn live(
 }
 
 /// A beacon reads nothing of its host but the name: it stays small.
-fn identity(role: NodeRole) -> HostIdentity {
+fn identity(role: NodeRole, config: &Config) -> HostIdentity {
     let name_only = || HostIdentity { hostname: host::hostname(), ..HostIdentity::default() };
     if role == NodeRole::Beacon {
         return name_only();
     }
-    HostSampler::new().map_or_else(|_| name_only(), |host| host.identity())
+    let identity = HostSampler::new().map_or_else(|_| name_only(), |host| host.identity());
+    HostIdentity { ssh_host_keys: up::ssh::own_keys(config), ..identity }
 }
 
 fn announce(data: &DataDirectory, node_id: &NodeId, role: NodeRole, own: std::net::SocketAddr) -> Result<()> {

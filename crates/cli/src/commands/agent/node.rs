@@ -133,6 +133,7 @@ pub(super) async fn run(
             ceiling: enrolled.cluster.ceiling,
             authority_pem: &enrolled.authority_pem,
             server: ways.work(),
+            remote: None,
         });
     }
     keep(&machine, enrolled, learnt, dial, ways.ok()).await;

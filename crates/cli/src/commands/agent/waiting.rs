@@ -8,7 +8,7 @@ use caelum_model::join::JoinRequest;
 use caelum_roles::enrol::{self, Adoption, Newcomer};
 use tokio::sync::mpsc;
 
-use super::Machine;
+use super::{Machine, invited};
 use crate::{
     commands::neighbours::{self, Ends, Who},
     enrolled::Enrolled,
@@ -47,10 +47,17 @@ pub(super) async fn wait(
     let beaconing = tokio::spawn(running.run(stop.clone()));
     let mut said = String::new();
     let mut tick = tokio::time::interval(LOOK_EVERY);
+    let mut invited = std::pin::pin!(invited::join(machine));
+    // Whoever has an invitation shows a code only when that came to nothing.
+    let mut is_invited = machine.join_file.is_some();
     let enrolled = loop {
         tokio::select! {
             () = stop.cancelled() => break None,
-            _ = tick.tick() => {
+            joined = &mut invited, if is_invited => match joined {
+                Some(enrolled) => break Some(enrolled),
+                None => is_invited = false,
+            },
+            _ = tick.tick(), if !is_invited => {
                 let code = newcomer.code();
                 if code != said {
                     output::print(&format!(

@@ -40,6 +40,8 @@ use crate::{arguments, config::Settings, data::DataDirectory, exit::Exit, output
 
 /// Time for all parts to end.
 const STOP_MAX: Duration = Duration::from_secs(5);
+/// How long a thread for work on files stays after it.
+const IDLE_THREAD_MAX: Duration = Duration::from_secs(2);
 const DRAIN_MAX: Duration = Duration::from_secs(1);
 /// Longest wait between tries to send.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
@@ -49,9 +51,10 @@ pub(super) fn run(settings: Settings, data: DataDirectory, asked: arguments::Pro
     let plan = Plan::of(&settings.config, asked)?;
     data.make()?;
     let _lock = up::lock(&data)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    // One thread: measurements wait most of the time, and to wake another costs more than what it would do.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .thread_name("caelum")
+        .thread_keep_alive(IDLE_THREAD_MAX)
         .build()
         .context("start the async runtime")?;
     let ended = runtime.block_on(measure(&settings.config, &data, plan));
@@ -154,7 +157,7 @@ async fn measure(config: &Config, data: &DataDirectory, plan: Plan) -> Result<Ex
     };
     tasks.spawn(probe.run(stop.clone()));
     tasks.spawn(memory::run(stop.clone()));
-    let app = alone::probe_router(counters);
+    let app = alone::probe_router(counters, telemetry.tracer.clone());
     let mut metrics: Vec<SocketAddr> = Vec::new();
     for listener in listeners {
         metrics.push(listener.local_addr().context("read an address")?);

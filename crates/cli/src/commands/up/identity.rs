@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `cluster.keys` | keys that prove beacons and membership to be of this cluster, as JSON |
 //! | `node.key`, `node.pem` | this server as a node: its key, and a certificate that is renewed each day |
-//! | `ca.pem`, `ca.key` | the cluster's certificate authority |
+//! | `node.id` | this server's id; an earlier version kept it in its records |
+//! | `ca.pem`, `ca.key` | the cluster's certificate authority; on shared records its key is sealed there |
+//! | `master.key` | on shared records: what the cluster's keys are sealed under there |
 //! | `server.pem`, `server.key` | this server's certificate, issued again when it runs out or the host's names change |
 //! | `probe.token` | the token of the probe in this process |
 
-use std::{fs, io::ErrorKind, net::IpAddr, path::Path, sync::Arc};
+use std::{fs, io::ErrorKind, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use caelum_drivers::{host, netinfo, random, tls};
@@ -20,10 +22,11 @@ use caelum_model::{
     id::{ClientId, NodeId},
     join::Enrolment,
 };
-use caelum_roles::enrol;
+use caelum_roles::{enrol, master_key::MasterKey, secrets::Secrets, vault::Vault};
 use caelum_store::{AdmitOutcome, Store};
 use caelum_web::{api::access, auth};
 
+use super::shared;
 use crate::{data::DataDirectory, enrolled};
 
 /// Days a server certificate is valid: the most that browsers take.
@@ -32,8 +35,23 @@ const CERTIFICATE_DAYS: u32 = 397;
 const RENEW_BEFORE_MS: i64 = 30 * 24 * 3_600_000;
 /// A node's certificate with less than this left is replaced at a start, ms.
 const RENEW_NODE_BEFORE_MS: i64 = 3 * 24 * 3_600_000;
+/// How long another server has that makes the administrator, ms, and the pause between two looks.
+const FIRST_MS: i64 = 20_000;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Characters of a generated password: more than 100 bits.
 const PASSWORD_LENGTH: usize = 20;
+
+/// By what the cluster is trusted.
+pub(super) struct Trusted {
+    pub(super) cluster_id: String,
+    pub(super) authority: Arc<tls::Authority>,
+    /// Keys of the cluster, newest last.
+    pub(super) keys: Vec<ClusterKey>,
+    /// On shared records: where all of this is sealed.
+    pub(super) vault: Option<Arc<Vault>>,
+    /// What secrets in the records are sealed under.
+    pub(super) key: Arc<MasterKey>,
+}
 
 /// Who this installation is.
 pub(super) struct Identity {
@@ -43,6 +61,10 @@ pub(super) struct Identity {
     /// Keys of the cluster, newest last.
     pub(super) keys: Vec<ClusterKey>,
     pub(super) authority: Arc<tls::Authority>,
+    /// On shared records: the vault.
+    pub(super) vault: Option<Arc<Vault>>,
+    /// What secrets in the records are sealed under.
+    pub(super) secrets: Arc<Secrets>,
     pub(super) node_key: tls::NodeKey,
     /// This server's certificate as a node.
     pub(super) node_chain_pem: String,
@@ -64,16 +86,26 @@ impl Identity {
     pub(super) async fn establish(
         config: &Config,
         data: &DataDirectory,
-        store: &Store,
+        store: &Arc<Store>,
         now_ms: UnixMs,
     ) -> Result<Self> {
-        let node_id = node_id(store).await?;
         let hostname = host::hostname();
         let secrets = data.secrets();
-        let cluster_id = cluster_id(store).await?;
+        let Trusted { cluster_id, authority, keys, vault, key } = match store.is_shared() {
+            true => shared::trusted(config, &secrets, store).await?,
+            false => Trusted {
+                cluster_id: store.claim_fact("cluster_id", format!("c-{}", random::secret(12))).await?,
+                keys: cluster_keys(&secrets)?,
+                authority: Arc::new(authority(&secrets, &config.cluster.name)?),
+                vault: None,
+                key: shared::own_master_key(config, &secrets, store).await?,
+            },
+        };
+        let sealing = Secrets::new(Arc::clone(&key));
+        sealing.seal_kept(store).await.context("seal what notices need")?;
+        let node_id = node_id(&secrets, store).await?;
+        key.introduce(&node_id).await.context("write down which master key this server holds")?;
         store.put_fact("cluster_name", config.cluster.name.clone()).await?;
-        let keys = cluster_keys(&secrets)?;
-        let authority = Arc::new(authority(&secrets, &config.cluster.name)?);
         let node_key = enrolled::own_key(&secrets)?;
         let node_chain_pem = node_certificate(&secrets, &authority, &node_key, &node_id, now_ms)?;
         enrol_self(store, &node_key, &node_id, &hostname, now_ms).await?;
@@ -81,7 +113,7 @@ impl Identity {
             (Some(certificate), Some(key)) => (read_own(certificate)?, read_own(key)?),
             _ => server_certificate(&secrets, &authority, &hostname, now_ms)?,
         };
-        let new_password = administrator(config, store, now_ms).await?;
+        let new_password = administrator(config, store, &node_id, now_ms).await?;
         let probe_client_id = match &config.probe.client_id {
             Some(text) => ClientId::parse(text).context("read probe.client_id")?,
             None => ClientId::parse(node_id.as_str()).context("name the probe after the node")?,
@@ -92,6 +124,8 @@ impl Identity {
             node_id,
             cluster_id,
             keys,
+            vault,
+            secrets: Arc::new(sealing),
             node_key,
             node_chain_pem,
             authority_pem: authority.certificate_pem().to_owned(),
@@ -107,22 +141,16 @@ impl Identity {
     }
 }
 
-async fn node_id(store: &Store) -> Result<NodeId> {
-    if let Some(kept) = store.fact("node_id").await? {
-        return NodeId::parse(&kept).context("read the node's id");
+/// This server's id: of its data directory, never of the records, which others may share. An earlier version
+/// kept it there: it is taken over by the directory that it was made for.
+async fn node_id(secrets: &Path, store: &Store) -> Result<NodeId> {
+    if enrolled::known_id(secrets)?.is_none()
+        && let Some(kept) = store.fact("node_id").await?
+        && (!store.is_shared() || secrets.join("ca.key").exists())
+    {
+        enrolled::save_id(secrets, &NodeId::parse(&kept).context("read the node's id")?)?;
     }
-    let made = format!("n-{}", random::secret(12));
-    store.put_fact("node_id", made.clone()).await?;
-    NodeId::parse(&made).context("name the node")
-}
-
-async fn cluster_id(store: &Store) -> Result<String> {
-    if let Some(kept) = store.fact("cluster_id").await? {
-        return Ok(kept);
-    }
-    let made = format!("c-{}", random::secret(12));
-    store.put_fact("cluster_id", made.clone()).await?;
-    Ok(made)
+    enrolled::own_id(secrets)
 }
 
 /// The keys that are kept. An earlier version kept one, as plain hex: it is the first generation.
@@ -269,9 +297,22 @@ fn server_certificate(
 }
 
 /// Makes the administrator where there is none. Answers with the password, if it was generated.
-async fn administrator(config: &Config, store: &Store, now_ms: UnixMs) -> Result<Option<String>> {
-    if store.users().await?.iter().any(|user| user.role == Role::Admin) {
-        return Ok(None);
+async fn administrator(
+    config: &Config,
+    store: &Store,
+    node_id: &NodeId,
+    now_ms: UnixMs,
+) -> Result<Option<String>> {
+    // One of several that are first at once makes it, and the others wait until it is there.
+    loop {
+        if store.users().await?.iter().any(|user| user.role == Role::Admin) {
+            return Ok(None);
+        }
+        let (key, owner) = ("first/administrator".to_owned(), node_id.to_string());
+        if store.compare_and_put_key(key, None, owner, now_ms, FIRST_MS).await?.is_some() {
+            break;
+        }
+        tokio::time::sleep(FIRST_PAUSE).await;
     }
     let (password, generated) = match &config.server.admin_password {
         Some(password) => (password.clone(), None),
@@ -313,7 +354,7 @@ async fn probe_token(secrets: &Path, store: &Store, client_id: &ClientId, now_ms
     Ok(secret)
 }
 
-fn read(path: &Path) -> Result<Option<String>> {
+pub(super) fn read(path: &Path) -> Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -325,6 +366,6 @@ fn read_own(path: &str) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("read {path}, named in [tls]"))
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     tls::write_secret(path, bytes).with_context(|| format!("write {}", path.display()))
 }

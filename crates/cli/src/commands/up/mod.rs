@@ -5,8 +5,13 @@
 //! [`targets`].
 
 mod cluster;
+mod fleet;
 mod identity;
 pub(super) mod listen;
+mod mailboxes;
+mod packages;
+pub(super) mod shared;
+pub(super) mod ssh;
 pub(super) mod targets;
 mod trust;
 
@@ -27,8 +32,9 @@ use caelum_drivers::{
     probe::Prober,
     random,
     spool::{Limits, Spool},
-    tls,
+    supervisor, tls,
     traces::Tracer,
+    worker::Remote,
 };
 use caelum_model::{
     cluster::NodeRole,
@@ -61,14 +67,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::identity::Identity;
 use crate::{
     commands::{
-        backends, neighbours,
+        backends, backup, neighbours,
         pipeline::{aggregator_of, ingest_of, keeper_of, limits_of},
         probing,
         telemetry::Telemetry,
         working::{self, Shift},
     },
-    config::Settings,
+    config::{Origin, Settings, keys},
     data::DataDirectory,
+    enrolled,
     exit::{Exit, Unreachable},
     output,
 };
@@ -113,19 +120,28 @@ pub(super) fn lock(data: &DataDirectory) -> Result<File> {
 }
 
 async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
-    let config = settings.config.clone();
+    let mut config = settings.config.clone();
     let listeners = listen::listen(&settings)?;
     let clock = clock::of_this_process(std::env::var(clock::FAST_CLOCK).ok().as_deref());
     let backends = backends::open(&settings, &data).await?;
     let (store, queue) = (Arc::clone(&backends.store), Arc::clone(&backends.queue));
+    if settings.origins[keys::position("cluster.name")] == Origin::Default
+        && let Some(kept) = store.fact("cluster_name").await?
+    {
+        // A server that joined says nothing about the name; the first one did.
+        config.cluster.name = kept;
+    }
     let identity = Arc::new(Identity::establish(&config, &data, &store, clock.now_ms()).await?);
+    if backends.is_shared {
+        enrolled::save_places(&data.secrets(), &backends.places.granted(String::new()))?;
+    }
     let addresses = listeners
         .iter()
         .map(|listener| listener.local_addr().context("read the address that is listened on"))
         .collect::<Result<Vec<SocketAddr>>>()?;
     let servers = trust::servers(&addresses);
     let registrar =
-        trust::registrar(&identity, &config.cluster, &data, &store, &clock, servers.clone()).await?;
+        trust::registrar(&identity, &config.cluster, &data, &backends, &clock, servers.clone()).await?;
     let bus = Bus::default();
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -134,6 +150,7 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
     let ingest = ingest_of(&config, &store, &queue, &clock, &telemetry.tracer);
     let gate = Gate::new(ingest, Arc::clone(&store), Arc::clone(&clock), limits_of(&config));
     let progress = Arc::new(Progress::new(host::hostname()));
+    let judging = Arc::default();
     let thresholds = store.thresholds().await?.unwrap_or(config.health);
     let own = own_address(&addresses)?;
     let (cluster, links, dial) = cluster::start(
@@ -146,13 +163,27 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
             clock: &clock,
             registrar: &registrar,
             roles: roles_of(&config),
-            host: host_identity(),
+            host: host_identity(&config),
             websocket_port: own.port(),
         },
         &tasks,
         &stop,
     )
     .await?;
+    let ends = fleet::Ends {
+        settings: &settings,
+        config: &config,
+        identity: &identity,
+        backends: &backends,
+        registrar: &registrar,
+        cluster: &cluster,
+        bus: &bus,
+        clock: &clock,
+        roles: roles_of(&config),
+        servers: servers.clone(),
+    };
+    let fleet = fleet::start(ends, &tasks, &stop)?;
+    let mailboxes = mailboxes::start(&identity, &backends, &registrar, &bus, &clock, &tasks, &stop).await?;
     let orders = Arc::new(Orders::new(Arc::clone(&store), bus.clone(), Arc::clone(&clock)));
     let desk = Desk::new(task_roles::Parts {
         store: Arc::clone(&store),
@@ -162,13 +193,23 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         roster: cluster.roster.clone(),
         thresholds: config.health,
     });
+    let ssh = match ssh::start(&config, &data, &store, &clock, &cluster, &stop)? {
+        Some((ssh, running)) => {
+            tasks.spawn(running);
+            Some(ssh)
+        }
+        None => None,
+    };
+    let backups = backup::of_server(&settings, &data, &store, &clock, identity.node_id.as_str())?;
     let state = State::new(state::Parts {
         store: Arc::clone(&store),
         queue: Arc::clone(&queue),
         gate,
         orders: Arc::clone(&orders),
         desk: Arc::clone(&desk),
+        ssh: ssh.clone(),
         aggregator: Some(Arc::clone(&progress)),
+        diagnoser: Some(Arc::clone(&judging)),
         bus: bus.clone(),
         clock: Arc::clone(&clock),
         node_id: identity.node_id.clone(),
@@ -184,12 +225,29 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
             registrar: Arc::clone(&registrar),
             find_machine: cluster::find_machine(&cluster),
         }),
+        packages: Some(packages::builder(packages::Ends {
+            settings: &settings,
+            data: &data,
+            store: &store,
+            registrar: &registrar,
+            clock: &clock,
+            bus: &bus,
+            mailboxes,
+            cluster_id: &identity.cluster_id,
+        })?),
         cluster_id: identity.cluster_id.clone(),
         cluster,
+        fleet,
         is_discovering: config.beacon.enabled,
         sweep: neighbours::sweep(&config.cluster.sweep),
+        backups: Some(Arc::clone(&backups)),
+        secrets: Arc::clone(&identity.secrets),
         thresholds,
     });
+
+    if backends.is_shared {
+        tasks.spawn(fleet::follow(Arc::clone(&state), bus.clone(), config.health, stop.clone()));
+    }
 
     let owner = identity.node_id.as_str();
     let aggregator = aggregator_of(&config, &backends, &bus, &clock, owner, progress, &telemetry.tracer);
@@ -200,7 +258,7 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
             bus: bus.clone(),
             clock: Arc::clone(&clock),
             owner: backends.is_shared.then(|| owner.to_owned()),
-            progress: Arc::default(),
+            progress: judging,
         }
         .run(stop.clone()),
     );
@@ -219,10 +277,12 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         clock: Arc::clone(&clock),
         owner: owner.to_owned(),
         notifier: Notifier::new(&config.cluster.name, "")?,
+        secrets: Arc::clone(&identity.secrets),
     };
     tasks.spawn(notices.run(stop.clone()));
     tasks.spawn(sampler_of(&config, &identity, &store, &bus, &clock).run(stop.clone()));
     tasks.spawn(keeper_of(&config, &store, &clock).run(stop.clone()));
+    tasks.spawn(backups.run(stop.clone()));
     tasks.spawn(Arc::clone(&desk).run(stop.clone()));
     let scheduler =
         Scheduler { store: Arc::clone(&store), bus: bus.clone(), clock: Arc::clone(&clock), desk };
@@ -266,6 +326,7 @@ async fn up(settings: Settings, data: DataDirectory) -> Result<Exit> {
         ceiling: config.agent.ceiling,
         authority_pem: &identity.authority_pem,
         server: work.subscribe(),
+        remote: ssh.map(|ssh| ssh as Arc<dyn Remote>),
     });
 
     tasks.spawn(trust::renew(
@@ -308,11 +369,12 @@ fn roles_of(config: &Config) -> Vec<String> {
 }
 
 /// What is known of this host; its name at least.
-fn host_identity() -> HostIdentity {
-    match HostSampler::new() {
+fn host_identity(config: &Config) -> HostIdentity {
+    let identity = match HostSampler::new() {
         Ok(host) => host.identity(),
         Err(_) => HostIdentity { hostname: host::hostname(), ..HostIdentity::default() },
-    }
+    };
+    HostIdentity { ssh_host_keys: ssh::own_keys(config), ..identity }
 }
 
 fn sampler_of(
@@ -332,9 +394,11 @@ fn sampler_of(
         links: LinkFacts {
             role: Some(NodeRole::Server),
             ceiling: config.agent.ceiling,
+            capabilities: ssh::capabilities(config),
             ..LinkFacts::default()
         },
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        ssh_host_keys: ssh::own_keys(config),
         interval: Duration::from_secs(config.agent.sample_interval_s),
     }
 }
@@ -454,13 +518,23 @@ fn with_colons(hex: &str) -> String {
     pairs.join(":")
 }
 
+/// Tells the supervisor that this process runs, keeps telling it, and waits to be told to stop.
 pub(super) async fn wait_for_signal() -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    supervisor::ready();
+    // Without a watchdog, a tick of no consequence now and then.
+    let every = supervisor::alive_every().unwrap_or(Duration::from_secs(3_600));
+    let mut watched = tokio::time::interval(every);
+    watched.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            _ = watched.tick() => supervisor::alive(),
+        }
     }
+    supervisor::stopping();
     tokio::spawn(async move {
         // Whoever asks twice does not want to wait.
         interrupt.recv().await;

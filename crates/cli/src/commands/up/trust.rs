@@ -1,6 +1,6 @@
 //! Who is let in: the registrar, and the TLS of the listener with certificates that are renewed while it runs.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use caelum_drivers::{
@@ -12,15 +12,18 @@ use caelum_engine::enrol::{AccessList, RENEW_AGAIN_MS, renew_at_ms};
 use caelum_model::{cluster::NodePass, config::Cluster};
 use caelum_roles::{
     cluster::DialTls,
-    enrol::{Parts, Registrar},
+    enrol::{MakeGrant, Parts, PersistKeys, Registrar},
 };
-use caelum_store::Store;
 use caelum_web::serve::Tls;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::identity::{self, Identity};
-use crate::{commands::neighbours, data::DataDirectory, enrolled};
+use crate::{
+    commands::{backends::Backends, neighbours},
+    data::DataDirectory,
+    enrolled,
+};
 
 /// The longest nap before the clock is looked at again: it may have been set, and the machine asleep.
 const NAP_MAX: Duration = Duration::from_secs(900);
@@ -30,11 +33,25 @@ pub(super) async fn registrar(
     identity: &Identity,
     cluster: &Cluster,
     data: &DataDirectory,
-    store: &Arc<Store>,
+    backends: &Backends,
     clock: &Arc<dyn Clock>,
     servers: Vec<String>,
 ) -> Result<Arc<Registrar>> {
     let secrets = data.secrets();
+    let store = &backends.store;
+    let persist_keys: PersistKeys = match &identity.vault {
+        None => Arc::new(move |keys| enrolled::save_keys(&secrets, keys)),
+        Some(vault) => {
+            let (vault, runtime) = (Arc::clone(vault), tokio::runtime::Handle::current());
+            // Called on a thread that may wait.
+            Arc::new(move |keys| runtime.block_on(vault.replace_keys(keys)).map_err(io::Error::other))
+        }
+    };
+    let grant = identity.vault.as_ref().map(|_| {
+        let (places, key) = (backends.places.clone(), Arc::clone(identity.secrets.key()));
+        // The key as it is when somebody joins: it may be replaced while this server runs.
+        Arc::new(move || places.granted(key.secret())) as MakeGrant
+    });
     let opened = Registrar::open(Parts {
         store: Arc::clone(store),
         authority: Arc::clone(&identity.authority),
@@ -46,7 +63,8 @@ pub(super) async fn registrar(
         servers,
         access: AccessList::parse(cluster.access.iter().map(String::as_str))
             .context("read cluster.access")?,
-        persist_keys: Arc::new(move |keys| enrolled::save_keys(&secrets, keys)),
+        persist_keys,
+        grant,
     });
     opened.await.context("read who was shut out")
 }

@@ -134,6 +134,30 @@ fn a_beacon_shortens_the_wait_after_failures_but_not_after_a_refusal() {
 }
 
 #[test]
+fn a_split_that_heals_shortens_the_wait_for_whoever_could_not_be_reached() {
+    let mut book = Book::new(id("n000"), false, 3);
+    put(&mut book, 0, known(1, true));
+    put(&mut book, 0, Input::Static { addr: addr(9) });
+    let mut now_ms = 0;
+    // Until both wait for long.
+    loop {
+        for addr in [addr(1), addr(9)] {
+            put(&mut book, now_ms, Input::DialFailed { addr, was_refused: false });
+        }
+        let next_ms = book.next_wakeup_ms().expect("it tries again");
+        if (now_ms + 5_000..now_ms + 30_000).contains(&next_ms) {
+            break;
+        }
+        now_ms += 60_000;
+        put(&mut book, now_ms, Input::Wake);
+    }
+    put(&mut book, now_ms, Input::Healing);
+    let mut dialled = dials(&put(&mut book, now_ms + 200, Input::Wake));
+    dialled.sort_unstable();
+    assert_eq!(dialled, [1, 9]);
+}
+
+#[test]
 fn a_revoked_node_is_dropped_and_stays_out() {
     let mut book = Book::new(id("a"), false, 1);
     put(&mut book, 0, known(5, false));

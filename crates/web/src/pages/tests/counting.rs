@@ -1,4 +1,5 @@
-//! The pages about counting and joining: a pipeline in each of its states, probes with and without gaps, tokens.
+//! The pages about counting and joining: a pipeline in each of its states, probes with and without gaps, tokens,
+//! servers.
 
 use caelum_model::cluster::NodeRole;
 
@@ -6,6 +7,8 @@ use super::*;
 use crate::{
     api::{
         enrol::{JoinTokenJson, MadeJoinTokenJson},
+        fleet::{FleetStatusJson, ServerJson},
+        master_key::{HolderJson, MasterKeyJson},
         network::{CompletenessJson, GapJson, OneProbeJson, ProbeJson},
         pipeline::{
             AggregatorJson, DeadLetterCountJson, DeadLetterJson, DeadLettersJson, IntakeJson, PartitionJson,
@@ -17,7 +20,7 @@ use crate::{
         pipeline::{self, Sight},
         probe,
         rates::Rates,
-        tokens,
+        servers, tokens,
     },
 };
 
@@ -184,6 +187,70 @@ fn made() -> tokens::Outcome {
     })
 }
 
+/// Two servers of which so many are away, or one that is alone.
+fn fleet(away: Option<usize>, error: Option<&str>) -> FleetStatusJson {
+    let server = |number: usize, is_active: bool| ServerJson {
+        node_id: NodeId::parse(&format!("n-{number}")).expect("valid"),
+        name: HOSTILE.into(),
+        status: if is_active { "active" } else { "inactive" },
+        servers: vec!["192.0.2.1:8080".into()],
+        version: Some("1".into()),
+        roles: Vec::new(),
+        uptime_seconds: is_active.then_some(90),
+        last_heartbeat_age_ms: (number == 0).then_some(1_500),
+        is_this: number == 0,
+    };
+    let many = if away.is_some() { 2 } else { 0 };
+    let active = many - away.unwrap_or(0);
+    FleetStatusJson {
+        enabled: away.is_some(),
+        mode: None,
+        message: None,
+        node_id: NodeId::parse("n-0").expect("valid"),
+        backend: Some("redis"),
+        address: Some("redis://db".into()),
+        error: error.map(str::to_owned),
+        total_nodes: many,
+        active_nodes: active,
+        inactive_nodes: many - active,
+        master_key: Some(MasterKeyJson {
+            generation: 2,
+            changed_at_ms: Some(1_000),
+            changed_by: Some(HOSTILE.into()),
+            handing_over: true,
+            servers: (0..many)
+                .map(|number| HolderJson {
+                    node_id: NodeId::parse(&format!("n-{number}")).expect("valid"),
+                    name: HOSTILE.into(),
+                    status: "active",
+                    generation: Some(1),
+                    place: Some("file"),
+                    waits: Some(HOSTILE.into()),
+                })
+                .collect(),
+        }),
+        nodes: (0..many).map(|number| server(number, number < active)).collect(),
+        this_node: None,
+        heartbeat_interval_s: 10,
+        node_timeout_s: 30,
+    }
+}
+
+fn servers_html(fleet: &FleetStatusJson) -> String {
+    servers::page(&troubled(), reader(true), fleet, &servers::About::default()).render().expect("renders")
+}
+
+#[test]
+fn the_page_of_servers_says_first_whether_another_could_take_over() {
+    let plain = |away, error| servers_html(&fleet(away, error)).replace('\u{a0}', " ");
+    assert!(plain(Some(0), None).contains("All 2 servers live."));
+    assert!(plain(Some(1), None).contains("1 server lives, 1 of 2 cannot be seen."));
+    assert!(plain(Some(0), Some("away")).contains("cannot be reached"));
+    let alone = plain(None, None);
+    assert!(alone.contains("This server is alone.") && alone.contains("caelum server --store"));
+    assert!(!alone.contains("fleet load-balancer"), "there is nothing to balance");
+}
+
 fn tokens_html(known: Option<Vec<JoinTokenJson>>, may: bool, outcome: tokens::Outcome) -> String {
     tokens::page(&troubled(), reader(may), known, may, tokens::Form::default(), outcome)
         .render()
@@ -218,6 +285,9 @@ fn pages_about_counting_have_their_landmarks_and_let_nothing_out_of_its_quotes()
         ("tokens-made", tokens_html(Some(join_tokens()), true, made())),
         ("tokens-fault", tokens_html(Some(Vec::new()), true, tokens::Outcome::Fault(HOSTILE.into()))),
         ("tokens-viewer", tokens_html(None, false, tokens::Outcome::None)),
+        ("servers", servers_html(&fleet(Some(1), None))),
+        ("servers-alone", servers_html(&fleet(None, None))),
+        ("servers-away", servers_html(&fleet(Some(0), Some(HOSTILE)))),
     ];
     for (name, html) in &pages {
         keep("", name, html);
@@ -314,10 +384,12 @@ fn every_block_of_these_pages_can_be_drawn_alone_under_its_own_name() {
     let choice = letters::Choice::default();
     let listed = join_tokens();
     type Draw<'a> = &'a dyn Fn(&str) -> Option<crate::pages::block::Block>;
-    let pages: [(&str, Draw<'_>); 3] = [
+    let servers_seen = fleet(Some(1), None);
+    let pages: [(&str, Draw<'_>); 4] = [
         (pipeline::TOPICS, &|name| pipeline::block(name, &picture, &sight, &choice, true)),
         (probe::TOPICS, &|name| probe::block(name, &picture, PROBE, Some(&known))),
         (tokens::TOPICS, &|name| tokens::block(name, &picture, Some(&listed), true)),
+        (servers::TOPICS, &|name| servers::block(name, &servers_seen, &servers::About::default())),
     ];
     for (topics, draw) in pages {
         for topic in topics.split(',').chain(["verdict"]) {
