@@ -6,7 +6,6 @@
 //! ([`stalls`]), real transfers are really slow; what was said of such moments is shown and not judged.
 
 mod fault;
-mod stalls;
 mod world;
 
 use fault::judge;
@@ -18,7 +17,7 @@ use std::{path::Path, time::Duration};
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::wait;
+use crate::{stalls, wait};
 
 /// How much faster time passes.
 pub const FACTOR: i64 = 10;
@@ -34,6 +33,9 @@ pub const REST_WINDOWS: u32 = 7;
 pub const NAMED_WITHIN: i64 = 3;
 /// Windows within which it must be closed after the repair.
 pub const CLOSED_WITHIN: i64 = 6;
+
+/// A second is lost in which the machine lost so much of its time: a transfer of the lab takes 131 ms.
+const LOST: Duration = Duration::from_millis(250);
 
 /// What came of a run.
 pub struct Outcome {
@@ -86,7 +88,8 @@ pub fn run(binary: &Path, faults: &[Fault], healthy_windows: u32, seed: u64) -> 
     }
     let answer = world.ask(&["incidents", "list"])?;
     let incidents = answer["incidents"].as_array().cloned().unwrap_or_default();
-    let lost_ms: Vec<i64> = watch.lost_ms().into_iter().map(|real_ms| world.as_seen_ms(real_ms)).collect();
+    let lost = watch.seconds().into_iter().filter(|second| second.lost >= LOST);
+    let lost_ms: Vec<i64> = lost.map(|second| world.as_seen_ms(second.ended_ms)).collect();
     let judged = judge(&done, &incidents, &lost_ms);
     Ok(Outcome {
         verdicts: judged.verdicts,

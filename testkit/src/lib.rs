@@ -5,7 +5,7 @@
 //!
 //! Reading order: [`wait`], [`server`], [`api`], then [`event`], [`target`], [`fleet`], [`receiver`], [`ends`],
 //! [`failover`], [`collector`], [`browser`], [`process`], [`measure`], [`load`], [`parts`], [`peers`],
-//! [`nats`], [`redis`], [`sshd`], [`powercut`].
+//! [`nats`], [`redis`], [`sshd`], [`powercut`], [`stalls`].
 
 pub use caelum_lab::{event, nats, postgres, process, redis, sshd, wait};
 
@@ -28,6 +28,7 @@ pub mod roots;
 pub mod serf;
 pub mod server;
 pub mod sites;
+pub mod stalls;
 pub mod story;
 pub mod switch;
 pub mod target;

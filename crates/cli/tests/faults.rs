@@ -2,9 +2,12 @@
 //!
 //! Two of the lab's faults; `cargo xtask e2e lab` runs them all.
 
-use std::{io::Write as _, path::Path};
+use std::path::Path;
 
-use caelum_testkit::diagnosis::{self, Fault};
+use caelum_testkit::{
+    diagnosis::{self, Fault},
+    stalls,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_server_and_a_long_last_mile_are_told_apart_and_closed_after_the_repair() {
@@ -12,8 +15,7 @@ async fn a_slow_server_and_a_long_last_mile_are_told_apart_and_closed_after_the_
     let faults = [Fault::SlowServer, Fault::LongLastMile];
     let outcome = tokio::task::block_in_place(|| diagnosis::run(binary, &faults, 0, 3)).expect("runs");
     if let Some(reservation) = outcome.reservation() {
-        // Past what a test that passes keeps to itself.
-        writeln!(std::io::stderr(), "{reservation}").expect("standard error is there");
+        stalls::shout(&reservation);
     }
     assert!(
         outcome.is_right(),

@@ -1,13 +1,15 @@
 //! `caelum probe once` against a site whose delays are known: each stage is told alone, and right.
 //!
-//! A machine that is busy with other tests can only make a measurement longer. So each stage's shortest of
-//! several is compared with what was asked for, and none may be shorter than that.
+//! A machine that is busy can only make a measurement longer. So each stage's shortest of several is compared
+//! with what was asked for, and none may be shorter than that; how much longer it may be is not judged where the
+//! machine itself did not keep up.
 
 use std::{collections::BTreeMap, net::Ipv4Addr, path::Path, sync::atomic::Ordering, time::Duration};
 
 use caelum_testkit::{
     lab::{Host, Lab},
     sites::{self, Authority, OBJECT_BYTES, OBJECT_PATH},
+    stalls,
     switch::{Rule, Switch},
 };
 use serde_json::Value;
@@ -73,6 +75,7 @@ async fn each_stage_of_a_look_is_that_stage_alone_within_two_milliseconds_or_fiv
     site.slowness.first_byte_ms.store(FIRST_BYTE_MS, Ordering::Relaxed);
     names.slowness.name_ms.store(NAME_MS, Ordering::Relaxed);
 
+    let watch = stalls::Watch::start();
     let looks = tokio::task::block_in_place(|| look(&probe, &ca, &[]));
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of a test")]
     let round_trip = (2 * ONE_WAY_MS) as f64;
@@ -87,12 +90,15 @@ async fn each_stage_of_a_look_is_that_stage_alone_within_two_milliseconds_or_fiv
     for (stage, asked) in stages {
         let measured = shortest(&looks, stage);
         let most = asked + (asked * 0.05).max(2.0);
-        assert!((asked - 0.1..=most).contains(&measured), "{stage}: {measured} ms for {asked} ms in {looks}");
+        let said = format!("{stage}: {measured} ms for {asked} ms in {looks}");
+        assert!(measured >= asked - 0.1, "{said}");
+        watch.judge(measured <= most, &said);
     }
 
     // Without a delay: with one, a transfer as short as this is still in TCP's slow start.
     switch.set(vec![Rule { from: Some(SITE), bits_per_s: Some(BITS_PER_S), ..Rule::default() }]);
     let object = format!("https://web.lab{OBJECT_PATH}");
+    let watch = stalls::Watch::start();
     let looks = tokio::task::block_in_place(|| look(&probe, &ca, &["--throughput", &object]));
     let rates = looks.as_array().expect("a list").iter().map(|event| {
         event["throughput_kbps"]
@@ -102,5 +108,7 @@ async fn each_stage_of_a_look_is_that_stage_alone_within_two_milliseconds_or_fiv
     let best = rates.fold(0.0, f64::max);
     // 1,448 of 1,500 bytes of a packet are the transfer's own.
     let asked = 8_000.0 * 1_448.0 / 1_500.0;
-    assert!((best / asked - 1.0).abs() <= 0.05, "{best} kbit/s for {asked} in {looks}");
+    let said = format!("{best} kbit/s for {asked} in {looks}");
+    assert!(best <= asked * 1.05, "{said}");
+    watch.judge(best >= asked * 0.95, &said);
 }

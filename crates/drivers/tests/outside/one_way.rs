@@ -15,6 +15,7 @@ use caelum_engine::stamp::Limits;
 use caelum_model::{id::TargetId, target::Target};
 use caelum_testkit::{
     lab::{Host, Lab},
+    stalls,
     switch::{Rule, Switch},
 };
 use rustls::RootCertStore;
@@ -82,6 +83,7 @@ fn losses_of_each_way_are_exact_and_its_delay_is_what_the_network_added() {
         loss,
         ..Rule::default()
     };
+    let watch = stalls::Watch::start();
     let measured =
         train(&switch, &hosts, vec![way(SENDER, REFLECTOR, 25, 0.08), way(REFLECTOR, SENDER, 8, 0.03)]);
     let one_way = measured.details.one_way.clone().unwrap();
@@ -92,9 +94,8 @@ fn losses_of_each_way_are_exact_and_its_delay_is_what_the_network_added() {
     let (out_us, back_us) = (median(switch.held(SENDER, REFLECTOR)), median(switch.held(REFLECTOR, SENDER)));
     // Between the device and this process a busy machine adds its own; the quiet figure is in docs/benchmarks.md.
     for (measured_us, held_us) in [(one_way.out_us, out_us), (one_way.back_us, back_us)] {
-        assert!(
-            measured_us >= held_us - 300 && measured_us < held_us + 5_000,
-            "{measured_us} of {held_us} µs"
-        );
+        let said = format!("{measured_us} of {held_us} µs");
+        assert!(measured_us >= held_us - 300, "{said}");
+        watch.judge(measured_us < held_us + 5_000, &said);
     }
 }
