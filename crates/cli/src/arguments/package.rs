@@ -8,7 +8,10 @@ use caelum_model::{
 };
 use clap::{Args, Subcommand};
 
-use super::{Client, ceiling, node_role};
+use super::{
+    Client,
+    words::{ceiling, node_role},
+};
 
 /// `caelum package …`
 #[derive(Debug, Subcommand)]
