@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use crate::command;
 
 /// Every bench with its program and what it prints.
-const BENCHES: [(&str, &str, &str); 14] = [
+const BENCHES: [(&str, &str, &str); 15] = [
     (
         "diagnosis",
         "bench-diagnosis",
@@ -58,6 +58,11 @@ const BENCHES: [(&str, &str, &str); 14] = [
         "failover",
         "bench-failover",
         "a page whose server is killed, until it goes on at another, behind HAProxy; --kills 100",
+    ),
+    (
+        "server",
+        "bench-server",
+        "a thousand agents on one server: CPU, memory, how long lists and pages take; --agents 1000",
     ),
     ("footprint", "bench-footprint", "server, agent and beacon at rest: resident memory, CPU, wake-ups"),
 ];
