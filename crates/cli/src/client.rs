@@ -34,6 +34,8 @@ pub struct Download {
     pub package_id: String,
     /// SHA-256 of the bytes, as the server says.
     pub sha256: String,
+    /// What engines call it, if it is an image.
+    pub image: String,
 }
 
 impl Client {
@@ -148,6 +150,7 @@ impl Client {
             value.unwrap_or_default().to_owned()
         };
         let (package_id, sha256) = (header("x-caelum-package-id"), header("x-caelum-sha256"));
+        let image = header("x-caelum-image");
         let mut bytes = Vec::new();
         while let Some(part) = answer.chunk().await.map_err(|error| unreachable(&self.base, &error))? {
             if (bytes.len() + part.len()) as u64 > bytes_max {
@@ -155,7 +158,7 @@ impl Client {
             }
             bytes.extend_from_slice(&part);
         }
-        Ok(Download { bytes, package_id, sha256 })
+        Ok(Download { bytes, package_id, sha256, image })
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&Value>, accept: &str) -> Result<Response> {

@@ -30,7 +30,7 @@ use caelum_model::{
     package::{PackageKind, Platform},
 };
 
-pub use self::pkg::sign::Signer;
+pub use self::{oci::image_name, pkg::sign::Signer};
 
 /// Largest program that is packed, bytes.
 pub const PROGRAM_BYTES_MAX: usize = 512 << 20;

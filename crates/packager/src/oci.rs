@@ -4,6 +4,7 @@
 //! invitation is not in it, because whoever gets the image would get it too; it lies beside the image in the
 //! same file, as `join.env`, which is what `--env-file` takes and what loading the image passes over.
 
+use caelum_model::cluster::NodeRole;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -18,6 +19,11 @@ use crate::{
 /// Number of the user in the image: `nobody` in images without users.
 const USER: u64 = 65_532;
 
+/// What engines call an image of this version for this role, once it is loaded.
+pub fn image_name(version: &str, role: NodeRole) -> String {
+    format!("caelum:{}-{}", version.replace('+', "-"), role.as_str())
+}
+
 /// Builds one.
 pub(crate) fn build(spec: &PackageSpec, program: &Binary) -> Result<Vec<u8>, PackageError> {
     if program.libc != Libc::Static {
@@ -31,7 +37,7 @@ fn write(spec: &PackageSpec) -> std::io::Result<Vec<u8>> {
     let packed = tars::gzipped(&layer)?;
     let architecture = if spec.platform.is_arm() { "arm64" } else { "amd64" };
     let created = rfc3339(spec.built_at_s);
-    let tag = format!("caelum:{}-{}", spec.version.replace('+', "-"), spec.role.as_str());
+    let tag = image_name(&spec.version, spec.role);
     let config = text(&json!({
         "architecture": architecture,
         "os": "linux",

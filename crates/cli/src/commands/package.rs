@@ -81,7 +81,7 @@ async fn build(new: NewPackage) -> Result<Exit> {
     });
     let client = Client::new(&new.client)?.with_patience(PATIENCE);
     let download = client.download("/api/fleet/build-cluster-package", &wish, PACKAGE_BYTES_MAX).await?;
-    let Download { bytes, package_id, sha256 } = download;
+    let Download { bytes, package_id, sha256, image } = download;
     if to_standard_output {
         std::io::stdout().lock().write_all(&bytes).context("write to standard output")?;
         return Ok(Exit::Fine);
@@ -108,7 +108,7 @@ async fn build(new: NewPackage) -> Result<Exit> {
              {package_id}` if it goes astray.\n",
             path.display(),
             bytes.len() as f64 / 1e6,
-            installing(kind, &path)
+            installing(kind, &path, &output::plain(&image))
         ),
     };
     output::print(&said)?;
@@ -129,7 +129,7 @@ fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// What to type where it is to be installed.
-fn installing(kind: PackageKind, path: &Path) -> String {
+fn installing(kind: PackageKind, path: &Path, image: &str) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     match kind {
         PackageKind::Deb => format!("sudo apt install ./{name}"),
@@ -141,7 +141,7 @@ fn installing(kind: PackageKind, path: &Path) -> String {
         }
         PackageKind::Oci => format!(
             "podman load -i {name}; tar xf {name} join.env; podman run -d --network host --env-file join.env \
-             -v caelum:/var/lib/caelum IMAGE"
+             -v caelum:/var/lib/caelum {image}"
         ),
     }
 }
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn what_to_type_fits_the_kind() {
-        let said = installing(PackageKind::TarGz, Path::new("/tmp/caelum-a.tar.gz"));
+        let said = installing(PackageKind::TarGz, Path::new("/tmp/caelum-a.tar.gz"), "");
         assert_eq!(said, "tar xf caelum-a.tar.gz && sudo sh caelum-a/install.sh");
     }
 }

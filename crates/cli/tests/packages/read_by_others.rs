@@ -96,6 +96,9 @@ fn an_image_is_read_as_both_of_its_forms() {
     assert!(archive.contains("65532:65532") && archive.contains("/usr/bin/caelum"), "{archive}");
     let docker = shell(folder.path(), "skopeo inspect docker-archive:\"$0\"", &path);
     assert!(docker.contains("\"Architecture\": \"amd64\""), "{docker}");
+    let named = concat!("caelum:", env!("CARGO_PKG_VERSION"), "-agent");
+    let tags = shell(folder.path(), "skopeo list-tags docker-archive:\"$0\"", &path);
+    assert!(tags.contains(named), "{tags}");
     shell(
         folder.path(),
         "skopeo copy --insecure-policy oci-archive:\"$0\" dir:copied && test -f copied/manifest.json",

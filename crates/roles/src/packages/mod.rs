@@ -139,6 +139,8 @@ pub struct Built {
     pub package: Package,
     /// Its bytes.
     pub bytes: Vec<u8>,
+    /// What engines call it once it is loaded, if it is an image.
+    pub image: Option<String>,
 }
 
 /// Whether packages of a kind can be built for a platform.
@@ -312,7 +314,9 @@ impl Builder {
             return Err(error.into());
         }
         revoking.token_id = None;
-        Ok(Built { package, bytes })
+        let image =
+            (kind == PackageKind::Oci).then(|| caelum_packager::image_name(self.parts.version, wish.role));
+        Ok(Built { package, bytes, image })
     }
 
     /// Revokes what a package holds; one whose invitation is over is forgotten instead. Answers what became

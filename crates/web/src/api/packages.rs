@@ -294,6 +294,9 @@ pub(crate) fn file(built: Built) -> Response {
     headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert("x-caelum-package-id", value(built.package.package_id));
     headers.insert("x-caelum-sha256", value(built.package.sha256));
+    if let Some(image) = built.image {
+        headers.insert("x-caelum-image", value(image));
+    }
     response
 }
 
