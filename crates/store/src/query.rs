@@ -546,6 +546,17 @@ pub(crate) fn history(node: &str, from: &str, to: &str, stretch: &str) -> String
     )
 }
 
+/// The query for the mean processor use of all nodes in [from, to), by stretches. The arguments are how the
+/// parameters are written.
+pub(crate) fn loads(from: &str, to: &str, stretch: &str) -> String {
+    // By node, since that is what the keys begin with.
+    format!(
+        "select node_id, {from} + (at_ms - {from}) / {stretch} * {stretch}, avg(cpu_percent) from node_points
+         where node_id in (select node_id from nodes) and at_ms >= {from} and at_ms < {to}
+         group by 1, 2 order by 1, 2"
+    )
+}
+
 /// Something that happened to a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskStep {

@@ -186,6 +186,9 @@ records! {
     /// A node's history in [from, to), oldest first, thinned to at most `max_points` by taking the mean of
     /// equal stretches of time (the largest value for temperatures).
     fn node_points(node_id: &NodeId, from_ms: UnixMs, to_ms: UnixMs, max_points: usize) -> Vec<NodePoint>;
+    /// Mean processor use of every node in equal stretches of [from, to), percent: the node, where the stretch
+    /// begins, and the mean; by node, oldest first.
+    fn node_loads(from_ms: UnixMs, to_ms: UnixMs, stretch_ms: i64) -> Vec<(NodeId, UnixMs, f64)>;
     /// Forgets history from before a time.
     fn drop_node_points(before_ms: UnixMs) -> usize;
     /// Merges the longer steps of [from, to) of every node's history from the next finer ones, again and again

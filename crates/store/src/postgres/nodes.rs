@@ -9,7 +9,7 @@ use tokio_postgres::Row;
 
 use super::{
     Postgres,
-    session::{Session, from_json, unsigned},
+    session::{Session, from_json, id, unsigned},
     settings::plain,
     to_json,
 };
@@ -129,6 +129,26 @@ impl Postgres {
             )
             .await?;
         rows.iter().map(|row| point_of(&session, row)).collect()
+    }
+
+    /// Mean processor use of every node, by stretches.
+    pub async fn node_loads(
+        &self,
+        from_ms: UnixMs,
+        to_ms: UnixMs,
+        stretch_ms: i64,
+    ) -> Result<Vec<(NodeId, UnixMs, f64)>, StoreError> {
+        const OPERATION: &str = "read the nodes' processor use";
+        let session = self.stale_session(OPERATION).await?;
+        let rows = session
+            .rows(
+                &query::loads("$1::bigint", "$2::bigint", "$3::bigint"),
+                &[&from_ms, &to_ms, &stretch_ms.max(1)],
+            )
+            .await?;
+        rows.iter()
+            .map(|row| Ok((id(OPERATION, row, 0)?, session.get(row, 1)?, session.get(row, 2)?)))
+            .collect()
     }
 
     /// Forgets history from before a time.

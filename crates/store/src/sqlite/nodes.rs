@@ -7,7 +7,7 @@ use caelum_model::{
 };
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{Sqlite, from_json, to_json};
+use super::{Sqlite, from_json, parse_id, to_json};
 use crate::{StoreError, query};
 
 impl Sqlite {
@@ -103,6 +103,24 @@ impl Sqlite {
             connection
                 .prepare_cached(&query::history("?1", "?2", "?3", "?4"))?
                 .query_map(params![node_id, from_ms, to_ms, stretch], point_of)?
+                .collect()
+        })
+        .await
+    }
+
+    /// Mean processor use of every node, by stretches.
+    pub async fn node_loads(
+        &self,
+        from_ms: UnixMs,
+        to_ms: UnixMs,
+        stretch_ms: i64,
+    ) -> Result<Vec<(NodeId, UnixMs, f64)>, StoreError> {
+        self.read("read the nodes' processor use", move |connection| {
+            connection
+                .prepare_cached(&query::loads("?1", "?2", "?3"))?
+                .query_map(params![from_ms, to_ms, stretch_ms.max(1)], |row| {
+                    Ok((parse_id(0, &row.get::<_, String>(0)?)?, row.get(1)?, row.get(2)?))
+                })?
                 .collect()
         })
         .await

@@ -243,6 +243,15 @@ async fn a_nodes_history_is_thinned_by_equal_stretches_of_time(records: Records)
     let shape: Vec<_> = points.iter().map(|p| (p.at_ms, p.cpu_percent, p.temperature_celsius)).collect();
     assert_eq!(shape, vec![(10, 15.0, Some(20.0)), (60, 40.0, Some(50.0))]);
     assert_eq!((points[0].swap_percent, points[0].disk_percent), (None, Some(2.0)));
+    let other = caelum_model::node::Node { node_id: NodeId::parse("n-0").expect("valid"), ..node("other") };
+    store.put_node(other.clone(), Some(point(20, 5.0))).await.expect("stored");
+    let loads = store.node_loads(10, 100, 40).await.expect("read");
+    assert_eq!(
+        loads,
+        [(other.node_id.clone(), 10, 5.0), (id.clone(), 10, 20.0), (id.clone(), 50, 40.0)],
+        "by node, then by time"
+    );
+    assert!(store.remove_node(&other.node_id).await.expect("removed"));
     assert_eq!(store.drop_node_points(60).await.expect("dropped"), 3);
     assert_eq!(store.node_points(&id, 0, 1_000, 10).await.expect("read").len(), 2);
 }

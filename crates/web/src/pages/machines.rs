@@ -240,7 +240,6 @@ pub fn machines(picture: &Picture, filter: &Filter) -> Block {
 fn row(picture: &Picture, machine: &Machine) -> Row {
     let node = &machine.node;
     let load_level = machine.issues.iter().find(|issue| issue.metric == Metric::Load);
-    let cpu: Vec<_> = machine.spark.iter().map(|point| Some(point.cpu_percent)).collect();
     let mut tags = node.roles.clone();
     tags.truncate(4);
     // What a node may be and lets others do is said where it is not the usual.
@@ -259,7 +258,7 @@ fn row(picture: &Picture, machine: &Machine) -> Row {
         address: node.identity.addresses.first().cloned().unwrap_or_default(),
         status: machine.status,
         meters: tiles::meters(machine).filter(|_| machine.status != Status::Off),
-        spark: Spark::draw(&cpu, 0.0, 100.0),
+        spark: Spark::draw(&machine.spark, 0.0, 100.0),
         load: node
             .sample
             .as_ref()

@@ -62,6 +62,7 @@ mod servers;
 mod setting_routes;
 mod settings;
 mod sky;
+mod sparks;
 mod target;
 mod target_form;
 mod task;

@@ -16,7 +16,7 @@ use caelum_model::{
     diagnosis::{Diagnosis, Label, PairStatus, Standing},
     id::NodeId,
     incident::{Incident, PairRef},
-    node::{Issue, Node, NodePoint, NodeSetting, Thresholds},
+    node::{Issue, Node, NodeSetting, Thresholds},
     probe::ProbeSetting,
     rollup::{MINUTE_MS, Measure},
     target::Target,
@@ -28,6 +28,7 @@ use super::{
     history::{self, History, Pair, Reduced, Slot},
     mark::Status,
     range::Span,
+    sparks::{Spark, Sparks},
 };
 use crate::api::nodes;
 
@@ -37,8 +38,6 @@ pub const RECENT_MS: i64 = 5 * MINUTE_MS;
 const VERDICT_HOLD_MS: i64 = 10 * MINUTE_MS;
 /// Points of history a machine's chart has at most.
 pub const CHART_POINTS: usize = 360;
-/// Points of a sparkline.
-const SPARK_POINTS: usize = 40;
 /// Alerts read at most for what every page shows.
 const ALERTS_MAX: usize = 200;
 /// Notices read for what pages show.
@@ -84,8 +83,8 @@ pub struct Machine {
     pub issues: Vec<Issue>,
     /// Time since its last sample, ms.
     pub age_ms: i64,
-    /// A few points of its last hour.
-    pub spark: Vec<NodePoint>,
+    /// Its processor use in the last hour.
+    pub spark: Spark,
     /// What people said about it.
     pub setting: NodeSetting,
 }
@@ -197,15 +196,21 @@ pub struct Picture {
 
 impl Picture {
     /// Reads what there is to see.
-    pub async fn read(store: &Store, history: &History, scene: Scene) -> Result<Self, StoreError> {
+    pub async fn read(
+        store: &Store,
+        history: &History,
+        sparks: &Sparks,
+        scene: Scene,
+    ) -> Result<Self, StoreError> {
         let (now, span) = (scene.now_ms, scene.span);
         let mut machines = Vec::new();
         let mut settings: HashMap<NodeId, NodeSetting> = HashMap::new();
         for setting in store.node_settings().await? {
             settings.insert(setting.node_id.clone(), setting);
         }
+        let drawn = sparks.at(store, now).await?;
         for node in store.nodes().await? {
-            let spark = store.node_points(&node.node_id, now - 3_600_000, now + 1, SPARK_POINTS).await?;
+            let spark = drawn.get(&node.node_id).cloned().unwrap_or_default();
             let setting = settings.remove(&node.node_id);
             machines.push(machine(node, setting, spark, &scene));
         }
@@ -352,7 +357,7 @@ impl Picture {
 }
 
 /// A machine with its health.
-pub fn machine(node: Node, setting: Option<NodeSetting>, spark: Vec<NodePoint>, scene: &Scene) -> Machine {
+pub fn machine(node: Node, setting: Option<NodeSetting>, spark: Spark, scene: &Scene) -> Machine {
     let age_ms = (scene.now_ms - node.seen_at_ms).max(0);
     let setting = setting.unwrap_or_else(|| NodeSetting::usual(node.node_id.clone()));
     let health = nodes::judge_as(&node, Some(&setting), &scene.roster, scene.now_ms, &scene.thresholds);

@@ -25,7 +25,9 @@ use super::{
     picture::{Machine, Picture, Scene},
     range::{Span, TimeQuery},
     rates::Looks,
-    run, setting_routes, target, tasks, topology, visits,
+    run, setting_routes,
+    sparks::Sparks,
+    target, tasks, topology, visits,
 };
 use crate::{
     auth::{self, Person, SignInError},
@@ -41,6 +43,8 @@ const STREAMS_MAX: usize = 64;
 pub struct Desk {
     /// Summaries that have been made.
     pub history: History,
+    /// Small charts of machines.
+    pub sparks: Sparks,
     /// The zone of clock times.
     pub zone: Zone,
     /// Places for live streams.
@@ -69,7 +73,7 @@ impl Desk {
 
     /// The picture of a request.
     pub async fn picture(&self, state: &State, time: &TimeQuery) -> Result<Picture, StoreError> {
-        Picture::read(&state.store, &self.history, self.scene(state, time)).await
+        Picture::read(&state.store, &self.history, &self.sparks, self.scene(state, time)).await
     }
 }
 
@@ -77,6 +81,7 @@ impl Desk {
 pub fn router() -> Router<Arc<State>> {
     let desk = Arc::new(Desk {
         history: History::default(),
+        sparks: Sparks::default(),
         zone: Zone::system(),
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         looks: Looks::default(),

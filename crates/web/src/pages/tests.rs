@@ -15,6 +15,7 @@ use caelum_model::{
     rollup::{LastSeen, MINUTE_MS, Measure, Rollup, RollupKey, RollupState},
     target::{Target, TargetOrigin},
 };
+use caelum_store::Store;
 
 use super::{
     format::Zone,
@@ -190,6 +191,12 @@ fn points(cpu: f64, count: i64, step_ms: i64) -> Vec<NodePoint> {
         .collect()
 }
 
+/// Stores a machine with what it said at a moment.
+pub(super) async fn stored(store: &Store, name: &str, at_ms: i64, cpu_percent: f64) {
+    let point = NodePoint { at_ms, cpu_percent, ..points(0.0, 1, 0).remove(0) };
+    store.put_node(node(name, cpu_percent, 50, 0), Some(point)).await.expect("stored");
+}
+
 fn scene(time: &TimeQuery) -> Scene {
     Scene {
         now_ms: NOW,
@@ -304,7 +311,8 @@ fn troubled() -> Picture {
     .into_iter()
     .map(|node| {
         let cpu = node.sample.as_ref().map_or(0.0, |sample| sample.cpu_percent);
-        picture::machine(node, None, points(cpu, 40, 90_000), &scene)
+        let spark = points(cpu, 40, 90_000).iter().map(|point| Some(point.cpu_percent)).collect();
+        picture::machine(node, None, spark, &scene)
     })
     .collect();
     Picture {
