@@ -8,7 +8,8 @@
 //!   `points` carries `{from, to, reset, charts: {name: {t, v, now}}}`; the event `clock` carries
 //!   `{now, newest}` every five seconds; `bye` says that the stream ends and may be opened again at once.
 //! - The store is read only after a change was published that a shown block cares about, at most once a
-//!   second; and every fifteen seconds, since ages and silences change by themselves.
+//!   second, and less often where that takes long: a page takes a twentieth of a core at most. And every fifteen
+//!   seconds, since ages and silences change by themselves.
 //! - A block is sent only if its HTML differs from what this stream sent before. A stream begins by sending
 //!   every block, so that nothing is missed between a page and its stream, nor after a reconnect, to whichever
 //!   server: ids go on from the last one that the page saw, and mean the same on each.
@@ -82,6 +83,8 @@ use crate::{
 
 /// Shortest time between two rounds of blocks.
 const ROUND: Duration = Duration::from_secs(1);
+/// A round is followed by so many times what it took, up to [`LOOK_ANYWAY`].
+const REST: u32 = 20;
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Time after which everything is looked at without a change.
@@ -354,7 +357,8 @@ impl Feed {
 
     /// Looks at what changed and queues the blocks that differ.
     async fn round(&mut self) {
-        self.not_before = Instant::now() + ROUND;
+        let began = Instant::now();
+        self.not_before = began + ROUND;
         let stale = std::mem::take(&mut self.stale);
         let concerned: Vec<String> = self
             .topics
@@ -387,6 +391,7 @@ impl Feed {
         }
         self.points(&concerned, &picture, &beside).await;
         self.beat();
+        self.not_before = began + (began.elapsed() * REST).clamp(ROUND, LOOK_ANYWAY);
     }
 
     /// Reads the picture and what the page shows beside it.
