@@ -1,7 +1,7 @@
 //! What may enter the event stream: checks on each event, what a probe may trim, and how fast it may send.
 //!
 //! # Purpose
-//! Turn the lenient JSON of `/events` into an [`Event`] or a [`Refusal`] with its code; remember which
+//! Turn the lenient JSON of `/events` into an [`Event`] or a [`Refusal`] with its code ([`Checker`]); remember which
 //! sequence numbers of a probe are durable, so that it knows how far it may forget ([`Acks`]); and bound the
 //! rate of each sender ([`Bucket`]).
 //!
@@ -16,7 +16,10 @@
 //! It does not decide about duplicates that it cannot know of: `window` counts each event once, whatever
 //! gets through here.
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
 use caelum_model::{
     UnixMs,
@@ -29,7 +32,7 @@ use caelum_model::{
 };
 use uuid::Uuid;
 
-use crate::ranges::RangeSet;
+use crate::ranges::{ExactSet, RangeSet};
 
 /// How far ahead of the server's clock an event may be, ms.
 pub const AHEAD_MAX_MS: i64 = 3_600_000;
@@ -83,135 +86,189 @@ fn refuse<T>(code: RefusalCode, message: impl Into<String>) -> Result<T, Refusal
     Err(Refusal { code, message: message.into() })
 }
 
-/// Checks one event against the wire document, the token's binding and the server's clock.
-pub fn check(
-    json: &EventJson<'_>,
-    binding: &ClientBinding,
+/// Checks the events of one request against the wire document, the token's binding and the server's clock.
+///
+/// Most events of a request are of one probe and few targets. What was checked once is known by its text after
+/// that, and shared.
+#[derive(Debug)]
+pub struct Checker<'a> {
+    binding: &'a ClientBinding,
     now_ms: UnixMs,
-) -> Result<(ClientId, Event), Refusal> {
-    use RefusalCode::{
-        ForbiddenClient, InvalidEventId, InvalidRequest, InvalidSchemaVersion, InvalidTimestamp,
-    };
-    let is_1_1 = match json.schema_version.as_ref() {
-        SCHEMA_1_0 => false,
-        SCHEMA_1_1 => true,
-        "" => return refuse(InvalidSchemaVersion, "schema_version is missing; known are 1.0 and 1.1"),
-        other => {
-            let shown: String = other.chars().take(40).collect();
-            return refuse(
-                InvalidSchemaVersion,
-                format!("schema_version {shown:?} is unknown; known are 1.0 and 1.1"),
-            );
-        }
-    };
-    let Ok(event_id) = Uuid::try_parse(&json.event_id) else {
-        return refuse(InvalidEventId, "event_id is not a UUID");
-    };
-    let client_id = match ClientId::parse(&json.client_id) {
-        Ok(client_id) => client_id,
-        Err(error) => return refuse(InvalidRequest, format!("client_id {error}")),
-    };
-    let allowed = match binding {
-        ClientBinding::None => false,
-        ClientBinding::One(bound) => *bound == client_id,
-        ClientBinding::Any => true,
-    };
-    if !allowed {
-        return refuse(ForbiddenClient, format!("the token may not speak for client_id {client_id}"));
-    }
-    if json.ts_ms <= 0 {
-        return refuse(InvalidTimestamp, "ts_ms is not above zero");
-    }
-    if json.ts_ms > now_ms + AHEAD_MAX_MS {
-        let ahead_s = (json.ts_ms - now_ms) / 1000;
-        return refuse(
-            InvalidTimestamp,
-            format!("ts_ms is {ahead_s} s ahead of the server; at most 3600 s are allowed"),
-        );
-    }
-    check_target(&json.target)?;
-    let timings = Timings {
-        dns_ms: stage("timings.dns_ms", json.timings.dns_ms)?,
-        tcp_ms: stage("timings.tcp_ms", json.timings.tcp_ms)?,
-        tls_ms: stage("timings.tls_ms", json.timings.tls_ms)?,
-        http_ttfb_ms: stage("timings.http_ttfb_ms", json.timings.http_ttfb_ms)?,
-    };
-    let throughput_kbps = within("throughput_kbps", json.throughput_kbps, THROUGHPUT_MAX_KBPS)?;
-    let error_stage = match json.error_stage.as_deref() {
-        None | Some("") => None,
-        Some(text) => match ErrorStage::parse(text) {
-            Some(stage) => Some(stage),
-            None => {
-                return refuse(InvalidRequest, "error_stage is none of DNS, TCP, TLS, HTTP, throughput");
-            }
-        },
-    };
-    let mut event = Event {
-        event_id,
-        ts_ms: json.ts_ms,
-        seq: None,
-        target: json.target.clone().into_owned(),
-        family: Family::Any,
-        interface_type: interface_type(json.network_context.interface_type.as_deref()),
-        vpn_enabled: json.network_context.vpn_enabled,
-        timings,
-        throughput_kbps,
-        error_stage,
-        error_detail: None,
-        resolver: None,
-        remote_ip: None,
-        rtt: None,
-        rpm: None,
-        details: None,
-    };
-    if is_1_1 {
-        add_1_1(&mut event, json)?;
-    }
-    Ok((client_id, event))
+    /// The probe of the event before, which the token may speak for.
+    client_id: Option<ClientId>,
+    targets: HashSet<Arc<str>>,
+    /// Free texts that are as they are kept.
+    texts: HashSet<Arc<str>>,
 }
 
-/// The members that schema 1.1 adds. In a 1.0 event they are unknown members, and ignored.
-fn add_1_1(event: &mut Event, json: &EventJson<'_>) -> Result<(), Refusal> {
-    use RefusalCode::InvalidRequest;
-    event.seq = match (json.epoch, json.seq) {
-        (None, None) => None,
-        (Some(_), Some(0)) => {
-            return refuse(InvalidRequest, "seq is 0; the first event of an epoch has seq 1");
+impl<'a> Checker<'a> {
+    /// For a request under a token that is bound so, received now.
+    pub fn new(binding: &'a ClientBinding, now_ms: UnixMs) -> Self {
+        Self { binding, now_ms, client_id: None, targets: HashSet::new(), texts: HashSet::new() }
+    }
+
+    /// Checks one event.
+    pub fn check(&mut self, json: &EventJson<'_>) -> Result<(ClientId, Event), Refusal> {
+        use RefusalCode::{InvalidEventId, InvalidRequest, InvalidSchemaVersion, InvalidTimestamp};
+        let is_1_1 = match json.schema_version.as_ref() {
+            SCHEMA_1_0 => false,
+            SCHEMA_1_1 => true,
+            "" => return refuse(InvalidSchemaVersion, "schema_version is missing; known are 1.0 and 1.1"),
+            other => {
+                let shown: String = other.chars().take(40).collect();
+                return refuse(
+                    InvalidSchemaVersion,
+                    format!("schema_version {shown:?} is unknown; known are 1.0 and 1.1"),
+                );
+            }
+        };
+        let Ok(event_id) = Uuid::try_parse(&json.event_id) else {
+            return refuse(InvalidEventId, "event_id is not a UUID");
+        };
+        let client_id = self.client_id(&json.client_id)?;
+        if json.ts_ms <= 0 {
+            return refuse(InvalidTimestamp, "ts_ms is not above zero");
         }
-        (Some(epoch), Some(seq)) => Some(SeqNo { epoch, seq }),
-        (Some(_), None) | (None, Some(_)) => {
-            return refuse(InvalidRequest, "epoch and seq come together or not at all");
-        }
-    };
-    event.family = match json.address_family.as_deref() {
-        Some("ipv4") => Family::V4,
-        Some("ipv6") => Family::V6,
-        None | Some("any" | "") => Family::Any,
-        Some(_) => return refuse(InvalidRequest, "address_family is neither ipv4 nor ipv6"),
-    };
-    event.error_detail = text(json.error_detail.as_deref());
-    event.resolver = text(json.resolver.as_deref());
-    event.remote_ip = text(json.remote_ip.as_deref());
-    event.rpm = within("rpm", json.rpm, 1e9)?;
-    if let Some(rtt) = json.rtt {
-        let times = [rtt.min_ms, rtt.avg_ms, rtt.max_ms, rtt.jitter_ms];
-        let is_sane = times.iter().all(|ms| (0.0..=STAGE_MAX_MS).contains(ms))
-            && (0.0..=100.0).contains(&rtt.loss_pct)
-            && rtt.received <= rtt.sent;
-        if !is_sane {
+        if json.ts_ms > self.now_ms + AHEAD_MAX_MS {
+            let ahead_s = (json.ts_ms - self.now_ms) / 1000;
             return refuse(
-                InvalidRequest,
-                "rtt holds a negative time, a loss outside 0 to 100, or more answers than packets",
+                InvalidTimestamp,
+                format!("ts_ms is {ahead_s} s ahead of the server; at most 3600 s are allowed"),
             );
         }
-        event.rtt = Some(rtt);
+        let target = self.target(&json.target)?;
+        let timings = Timings {
+            dns_ms: stage("timings.dns_ms", json.timings.dns_ms)?,
+            tcp_ms: stage("timings.tcp_ms", json.timings.tcp_ms)?,
+            tls_ms: stage("timings.tls_ms", json.timings.tls_ms)?,
+            http_ttfb_ms: stage("timings.http_ttfb_ms", json.timings.http_ttfb_ms)?,
+        };
+        let throughput_kbps = within("throughput_kbps", json.throughput_kbps, THROUGHPUT_MAX_KBPS)?;
+        let error_stage = match json.error_stage.as_deref() {
+            None | Some("") => None,
+            Some(text) => match ErrorStage::parse(text) {
+                Some(stage) => Some(stage),
+                None => {
+                    return refuse(InvalidRequest, "error_stage is none of DNS, TCP, TLS, HTTP, throughput");
+                }
+            },
+        };
+        let mut event = Event {
+            event_id,
+            ts_ms: json.ts_ms,
+            seq: None,
+            target,
+            family: Family::Any,
+            interface_type: interface_type(json.network_context.interface_type.as_deref()),
+            vpn_enabled: json.network_context.vpn_enabled,
+            timings,
+            throughput_kbps,
+            error_stage,
+            error_detail: None,
+            resolver: None,
+            remote_ip: None,
+            rtt: None,
+            rpm: None,
+            details: None,
+        };
+        if is_1_1 {
+            self.add_1_1(&mut event, json)?;
+        }
+        Ok((client_id, event))
     }
-    event.details = details(json);
-    Ok(())
+
+    fn client_id(&mut self, text: &str) -> Result<ClientId, Refusal> {
+        if let Some(known) = self.client_id.as_ref().filter(|known| known.as_str() == text) {
+            return Ok(known.clone());
+        }
+        let client_id = match ClientId::parse(text) {
+            Ok(client_id) => client_id,
+            Err(error) => return refuse(RefusalCode::InvalidRequest, format!("client_id {error}")),
+        };
+        if !may_speak_for(self.binding, &client_id) {
+            let message = format!("the token may not speak for client_id {client_id}");
+            return refuse(RefusalCode::ForbiddenClient, message);
+        }
+        self.client_id = Some(client_id.clone());
+        Ok(client_id)
+    }
+
+    fn target(&mut self, text: &str) -> Result<Arc<str>, Refusal> {
+        if let Some(known) = self.targets.get(text) {
+            return Ok(Arc::clone(known));
+        }
+        check_target(text)?;
+        let target = Arc::from(text);
+        self.targets.insert(Arc::clone(&target));
+        Ok(target)
+    }
+
+    /// Free text cut to its bound, without control characters.
+    fn text(&mut self, value: Option<&str>) -> Option<Arc<str>> {
+        let value = value?;
+        if let Some(known) = self.texts.get(value) {
+            return Some(Arc::clone(known));
+        }
+        let kept: Arc<str> = text(Some(value))?.into();
+        self.texts.insert(Arc::clone(&kept));
+        Some(kept)
+    }
+
+    /// The members that schema 1.1 adds. In a 1.0 event they are unknown members, and ignored.
+    fn add_1_1(&mut self, event: &mut Event, json: &EventJson<'_>) -> Result<(), Refusal> {
+        use RefusalCode::InvalidRequest;
+        event.seq = match (json.epoch, json.seq) {
+            (None, None) => None,
+            (Some(_), Some(0)) => {
+                return refuse(InvalidRequest, "seq is 0; the first event of an epoch has seq 1");
+            }
+            (Some(epoch), Some(seq)) => Some(SeqNo { epoch, seq }),
+            (Some(_), None) | (None, Some(_)) => {
+                return refuse(InvalidRequest, "epoch and seq come together or not at all");
+            }
+        };
+        event.family = match json.address_family.as_deref() {
+            Some("ipv4") => Family::V4,
+            Some("ipv6") => Family::V6,
+            None | Some("any" | "") => Family::Any,
+            Some(_) => return refuse(InvalidRequest, "address_family is neither ipv4 nor ipv6"),
+        };
+        event.error_detail = self.text(json.error_detail.as_deref());
+        event.resolver = self.text(json.resolver.as_deref());
+        event.remote_ip = self.text(json.remote_ip.as_deref());
+        event.rpm = within("rpm", json.rpm, 1e9)?;
+        if let Some(rtt) = json.rtt {
+            let times = [rtt.min_ms, rtt.avg_ms, rtt.max_ms, rtt.jitter_ms];
+            let is_sane = times.iter().all(|ms| (0.0..=STAGE_MAX_MS).contains(ms))
+                && (0.0..=100.0).contains(&rtt.loss_pct)
+                && rtt.received <= rtt.sent;
+            if !is_sane {
+                return refuse(
+                    InvalidRequest,
+                    "rtt holds a negative time, a loss outside 0 to 100, or more answers than packets",
+                );
+            }
+            event.rtt = Some(rtt);
+        }
+        event.details = details(json);
+        Ok(())
+    }
+}
+
+/// Whether a token that is bound so may speak for a probe.
+pub fn may_speak_for(binding: &ClientBinding, client_id: &ClientId) -> bool {
+    match binding {
+        ClientBinding::None => false,
+        ClientBinding::One(bound) => bound == client_id,
+        ClientBinding::Any => true,
+    }
 }
 
 /// What is known beside the timings, bounded. It decides nothing, so what does not fit is cut, not refused.
 fn details(json: &EventJson<'_>) -> Option<Box<Details>> {
+    if json.details.is_none() && json.path.is_none() {
+        return None;
+    }
     let mut details = json.details.as_deref().cloned().unwrap_or_default();
     if let Some(hops) = &json.path {
         details.path = hops
@@ -306,9 +363,10 @@ pub struct Acks {
     clients: HashMap<ClientId, Known>,
 }
 
+/// The numbers of one probe that are durable.
 #[derive(Debug, Default)]
-struct Known {
-    epochs: HashMap<u64, RangeSet>,
+pub struct Known {
+    epochs: BTreeMap<u64, RangeSet>,
     used_at_ms: UnixMs,
 }
 
@@ -326,19 +384,16 @@ impl Acks {
         }
     }
 
-    /// Whether a number is known to be durable.
-    pub fn is_durable(&self, client_id: &ClientId, at: SeqNo) -> bool {
-        self.clients
-            .get(client_id)
-            .and_then(|known| known.epochs.get(&at.epoch))
-            .is_some_and(|ranges| ranges.contains(at.seq))
+    /// What is known of a probe; nothing where it has not been met.
+    pub fn known(&self, client_id: &ClientId) -> Option<&Known> {
+        self.clients.get(client_id)
     }
 
-    /// Notes numbers that the queue has made durable.
-    pub fn note(&mut self, client_id: &ClientId, durable: impl IntoIterator<Item = SeqNo>, now_ms: UnixMs) {
+    /// Notes numbers that the queue has made durable, by their epochs.
+    pub fn note(&mut self, client_id: &ClientId, durable: &BTreeMap<u64, ExactSet>, now_ms: UnixMs) {
         let known = self.touch(client_id, now_ms);
-        for at in durable {
-            known.epochs.entry(at.epoch).or_default().insert(at.seq);
+        for (epoch, numbers) in durable {
+            known.epochs.entry(*epoch).or_default().merge(numbers);
         }
     }
 
@@ -357,6 +412,13 @@ impl Acks {
         let known = self.clients.entry(client_id.clone()).or_default();
         known.used_at_ms = now_ms;
         known
+    }
+}
+
+impl Known {
+    /// Whether a number is known to be durable.
+    pub fn is_durable(&self, at: SeqNo) -> bool {
+        self.epochs.get(&at.epoch).is_some_and(|ranges| ranges.contains(at.seq))
     }
 }
 
@@ -409,8 +471,8 @@ mod tests {
         change(&mut value);
         let text = value.to_string();
         let event: EventJson<'_> = serde_json::from_str(&text).expect("the parser is lenient");
-        check(&event, &ClientBinding::One(ClientId::parse("probe-1").expect("valid")), NOW_MS)
-            .map_err(|refusal| refusal.code)
+        let binding = ClientBinding::One(ClientId::parse("probe-1").expect("valid"));
+        Checker::new(&binding, NOW_MS).check(&event).map_err(|refusal| refusal.code)
     }
 
     #[test]
@@ -469,11 +531,11 @@ mod tests {
     #[test]
     fn an_ack_reaches_to_the_first_gap_and_jumps_when_it_closes() {
         let client_id = ClientId::parse("probe-1").expect("valid");
-        let at = |seq| SeqNo { epoch: 7, seq };
+        let durable = |numbers: &[(u64, u64)]| BTreeMap::from([(7, ExactSet::of(numbers))]);
         let mut acks = Acks::default();
-        acks.note(&client_id, [at(2), at(3)], NOW_MS);
+        acks.note(&client_id, &durable(&[(2, 3)]), NOW_MS);
         assert_eq!(acks.ack_through(&client_id, 7), None, "1 may not be durable");
-        acks.note(&client_id, [at(1), at(5)], NOW_MS);
+        acks.note(&client_id, &durable(&[(1, 1), (5, 5)]), NOW_MS);
         assert_eq!(acks.ack_through(&client_id, 7), Some(3));
         let counted = SeenRanges {
             client_id: client_id.clone(),
@@ -493,7 +555,7 @@ mod tests {
         let mut acks = Acks::default();
         for n in 0..=CLIENTS_MAX {
             let client_id = ClientId::parse(&format!("probe-{n}")).expect("valid");
-            acks.note(&client_id, [SeqNo { epoch: 1, seq: 1 }], n as i64);
+            acks.note(&client_id, &BTreeMap::from([(1, ExactSet::of(&[(1, 1)]))]), n as i64);
         }
         assert!(!acks.knows(&ClientId::parse("probe-0").expect("valid")));
         assert!(acks.knows(&ClientId::parse("probe-1").expect("valid")));

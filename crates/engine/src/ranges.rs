@@ -1,21 +1,27 @@
 //! A set of sequence numbers as closed ranges: what has been seen, and so what is missing.
 //!
-//! Memory grows with the number of gaps, not of numbers. [`GAPS_MAX`] bounds it: past that, the lowest gap
-//! is closed, which gives up on the numbers in it.
+//! Memory grows with the number of gaps, not of numbers. In a [`RangeSet`] [`GAPS_MAX`] bounds it: past that, the
+//! lowest gap is closed, which gives up on the numbers in it. An [`ExactSet`] gives up on none, and is for numbers
+//! that are bounded otherwise.
 
 use std::collections::BTreeMap;
 
 /// Most gaps kept.
 pub const GAPS_MAX: usize = 4096;
 
-/// A set of `u64`, stored as disjoint closed ranges that never touch.
+/// A set that closes the lowest of too many gaps.
+pub type RangeSet = Ranges<GAPS_MAX>;
+/// A set that closes no gap.
+pub type ExactSet = Ranges<{ usize::MAX }>;
+
+/// A set of `u64`, stored as disjoint closed ranges that never touch, with at most so many gaps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RangeSet {
+pub struct Ranges<const GAPS: usize> {
     /// First → last.
     ranges: BTreeMap<u64, u64>,
 }
 
-impl RangeSet {
+impl<const GAPS: usize> Ranges<GAPS> {
     /// Builds a set from ranges in any order; touching and overlapping ones are joined.
     pub fn of(ranges: &[(u64, u64)]) -> Self {
         let mut set = Self::default();
@@ -25,13 +31,20 @@ impl RangeSet {
         set
     }
 
+    /// Adds the number past the newest, which is the usual case and touches a single entry. Answers where its range
+    /// begins; nothing, and adds nothing, where the number is any other.
+    pub fn extend(&mut self, number: u64) -> Option<u64> {
+        let mut newest = self.ranges.last_entry()?;
+        if newest.get().checked_add(1) != Some(number) {
+            return None;
+        }
+        *newest.get_mut() = number;
+        Some(*newest.key())
+    }
+
     /// Adds a number. Answers false if it was there.
     pub fn insert(&mut self, number: u64) -> bool {
-        // The usual case, one past the newest, touches a single entry.
-        if let Some(mut newest) = self.ranges.last_entry()
-            && newest.get().checked_add(1) == Some(number)
-        {
-            *newest.get_mut() = number;
+        if self.extend(number).is_some() {
             return true;
         }
         if self.contains(number) {
@@ -42,7 +55,7 @@ impl RangeSet {
     }
 
     /// Adds every number of another set.
-    pub fn merge(&mut self, other: &Self) {
+    pub fn merge<const OTHERS: usize>(&mut self, other: &Ranges<OTHERS>) {
         for (first, last) in other.ranges() {
             self.insert_range(first, last);
         }
@@ -63,7 +76,7 @@ impl RangeSet {
             }
         }
         self.ranges.insert(first, last);
-        if self.ranges.len() > GAPS_MAX + 1 {
+        if self.ranges.len() - 1 > GAPS {
             self.close_lowest_gap();
         }
     }
@@ -148,5 +161,10 @@ mod tests {
         assert_eq!(set.ranges().count(), GAPS_MAX + 1);
         assert!(set.contains(2), "the lowest gap was given up");
         assert!(!set.contains(GAPS_MAX as u64 * 2));
+        let mut exact = ExactSet::default();
+        for n in (0..=(GAPS_MAX as u64 + 5)).rev() {
+            assert!(exact.insert(n * 2 + 1));
+        }
+        assert!(!exact.contains(2), "nothing was given up");
     }
 }

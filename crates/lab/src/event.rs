@@ -44,10 +44,7 @@ pub fn plain(client_id: &str, target: &str, ts_ms: i64, timings: TimingsJson) ->
         ts_ms,
         schema_version: Cow::Borrowed(SCHEMA_1_0),
         target: Cow::Owned(target.to_owned()),
-        network_context: NetworkContextJson {
-            interface_type: Some("ethernet".to_owned()),
-            ..Default::default()
-        },
+        network_context: NetworkContextJson { interface_type: Some("ethernet".into()), ..Default::default() },
         timings,
         ..EventJson::default()
     }

@@ -3,6 +3,8 @@
 //! [`Event`] is the meaning; its JSON form, lenient and full of options, is [`crate::wire::EventJson`].
 //! `engine::intake` turns the one into the other.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -173,7 +175,7 @@ pub struct SeqNo {
     pub seq: u64,
 }
 
-/// One measurement of one target by one probe.
+/// One measurement of one target by one probe. Its texts are shared: many events say the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Idempotency key of events without a sequence number.
@@ -183,7 +185,7 @@ pub struct Event {
     /// Sequence position, if the probe numbers its events.
     pub seq: Option<SeqNo>,
     /// What was measured: a URL.
-    pub target: String,
+    pub target: Arc<str>,
     /// IP version reached.
     pub family: Family,
     /// How the probe was connected.
@@ -197,11 +199,11 @@ pub struct Event {
     /// The first stage that failed; none means success.
     pub error_stage: Option<ErrorStage>,
     /// What went wrong, in a few words.
-    pub error_detail: Option<String>,
+    pub error_detail: Option<Arc<str>>,
     /// The resolver asked.
-    pub resolver: Option<String>,
+    pub resolver: Option<Arc<str>>,
     /// The address reached.
-    pub remote_ip: Option<String>,
+    pub remote_ip: Option<Arc<str>>,
     /// Packet train, if one was sent.
     pub rtt: Option<Rtt>,
     /// Responsiveness under load, round trips per minute.

@@ -16,16 +16,18 @@ pub const SCHEMA_1_1: &str = "1.1";
 
 /// `network_context` of an event.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct NetworkContextJson {
+pub struct NetworkContextJson<'a> {
     /// `wifi`, `ethernet`, `cellular` or `unknown`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interface_type: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub interface_type: Option<Cow<'a, str>>,
     /// Whether a VPN was up.
     #[serde(default)]
     pub vpn_enabled: bool,
     /// Free text of the probe's owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user_label: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub user_label: Option<Cow<'a, str>>,
 }
 
 /// `timings` of an event; absent is not zero.
@@ -88,7 +90,7 @@ pub struct EventJson<'a> {
     pub target: Cow<'a, str>,
     /// How the probe was connected.
     #[serde(default)]
-    pub network_context: NetworkContextJson,
+    pub network_context: NetworkContextJson<'a>,
     /// Time of each stage.
     #[serde(default)]
     pub timings: TimingsJson,
@@ -97,16 +99,20 @@ pub struct EventJson<'a> {
     pub throughput_kbps: Option<f64>,
     /// `DNS`, `TCP`, `TLS`, `HTTP` or `throughput`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error_stage: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub error_stage: Option<Cow<'a, str>>,
     /// 1.1: short text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error_detail: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub error_detail: Option<Cow<'a, str>>,
     /// W3C trace context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub traceparent: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub traceparent: Option<Cow<'a, str>>,
     /// W3C trace state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tracestate: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub tracestate: Option<Cow<'a, str>>,
     /// 1.1: spool generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
@@ -115,13 +121,16 @@ pub struct EventJson<'a> {
     pub seq: Option<u64>,
     /// 1.1: the resolver asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resolver: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub resolver: Option<Cow<'a, str>>,
     /// 1.1: the address reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub remote_ip: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub remote_ip: Option<Cow<'a, str>>,
     /// 1.1: `ipv4` or `ipv6`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address_family: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub address_family: Option<Cow<'a, str>>,
     /// 1.1: packet train.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rtt: Option<Rtt>,

@@ -12,7 +12,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    body::Body,
+    body::{Body, Bytes},
     extract,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
@@ -36,6 +36,9 @@ use crate::{
 
 /// Addresses whose rate is remembered.
 const ADDRESSES_MAX: usize = 10_000;
+
+/// Most bytes that are set aside for a body because its sender announces as many.
+const ANNOUNCED_MAX: usize = 1 << 20;
 
 /// What the way in stands on.
 pub struct Gate {
@@ -120,14 +123,14 @@ pub async fn accept(
         None => sender_of_token(&gate.store, &headers, now_ms).await?,
     };
     let limit_bytes = gate.limits.body_bytes_max;
-    let plain = decompress(&headers, read(body, limit_bytes).await?, limit_bytes)?;
-    let (shape, parsed) = body::parse(&plain, is_ndjson(&headers))
+    let plain = decompress(&headers, read(&headers, body, limit_bytes).await?, limit_bytes)?;
+    let (shape, events) = body::parse(&plain, is_ndjson(&headers))
         .map_err(|error| ApiError::InvalidRequest(error.to_string()))?;
-    let single = match (shape, &parsed[..]) {
-        (Shape::Single, [Ok(event)]) => Some(event.event_id.to_string()),
-        _ => None,
-    };
-    let outcome = gate.ingest.accept(&sender, &binding, &parsed).await.map_err(|error| match error {
+    let mut single = None;
+    if shape == Shape::Single {
+        events.each(|_, event| single = event.ok().map(|event| event.event_id.to_string()));
+    }
+    let outcome = gate.ingest.accept(&sender, &binding, &events).await.map_err(|error| match error {
         IngestError::RateLimited { retry_after_ms } => ApiError::RateLimited { retry_after_ms },
         IngestError::Overloaded { reason, retry_after_ms } => ApiError::Overloaded { reason, retry_after_ms },
         IngestError::Queue(cause) => {
@@ -190,16 +193,27 @@ fn answer(outcome: Outcome, event_id: Option<String>) -> Response {
     (StatusCode::ACCEPTED, Json(body)).into_response()
 }
 
-async fn read(body: Body, limit_bytes: usize) -> Result<bytes::Bytes, ApiError> {
-    match Limited::new(body, limit_bytes).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::PayloadTooLarge { limit_bytes }),
-        Err(error) => Err(ApiError::InvalidRequest(format!("the body did not arrive whole: {error}"))),
+/// The whole body. Its pieces are let go of as they come, so that the connection reads into the same memory again.
+async fn read(headers: &HeaderMap, body: Body, limit_bytes: usize) -> Result<Bytes, ApiError> {
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let mut body = Limited::new(body, limit_bytes);
+    let mut whole = Vec::with_capacity(announced.unwrap_or(0).min(ANNOUNCED_MAX).min(limit_bytes));
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => frame.data_ref().into_iter().for_each(|data| whole.extend_from_slice(data)),
+            Err(error) if error.is::<LengthLimitError>() => {
+                return Err(ApiError::PayloadTooLarge { limit_bytes });
+            }
+            Err(error) => {
+                return Err(ApiError::InvalidRequest(format!("the body did not arrive whole: {error}")));
+            }
+        }
     }
+    Ok(whole.into())
 }
 
 /// Undoes the content encoding, never into more than the limit.
-fn decompress(headers: &HeaderMap, body: bytes::Bytes, limit_bytes: usize) -> Result<bytes::Bytes, ApiError> {
+fn decompress(headers: &HeaderMap, body: Bytes, limit_bytes: usize) -> Result<Bytes, ApiError> {
     let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?"));
     match encoding {
         None | Some("identity" | "") => Ok(body),
@@ -215,7 +229,7 @@ fn decompress(headers: &HeaderMap, body: bytes::Bytes, limit_bytes: usize) -> Re
     }
 }
 
-fn inflate(reader: impl Read, name: &str, limit_bytes: usize) -> Result<bytes::Bytes, ApiError> {
+fn inflate(reader: impl Read, name: &str, limit_bytes: usize) -> Result<Bytes, ApiError> {
     let mut plain = Vec::new();
     reader
         .take(limit_bytes as u64 + 1)

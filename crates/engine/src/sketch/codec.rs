@@ -10,8 +10,6 @@
 //!
 //! The count of all values is the sum of the counters and is not stored. Varints are LEB128.
 
-use std::collections::BTreeMap;
-
 use super::{Histogram, LARGEST, SMALLEST, index_of};
 
 const VERSION: u8 = 1;
@@ -67,7 +65,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Histogram, DecodeError> {
     if length > (highest - lowest) as u128 {
         return Err(DecodeError::Impossible);
     }
-    let mut buckets = BTreeMap::new();
+    let mut buckets = Vec::new();
     let mut count = zero_count;
     let mut index = 0i32;
     for position in 0..length {
@@ -83,7 +81,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Histogram, DecodeError> {
             return Err(DecodeError::Impossible);
         }
         count = count.checked_add(values).ok_or(DecodeError::Impossible)?;
-        buckets.insert(index, values);
+        buckets.push((index, values));
     }
     if !rest.is_empty() {
         return Err(DecodeError::Trailing);

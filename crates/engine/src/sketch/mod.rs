@@ -29,8 +29,6 @@ mod codec;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-
 pub use codec::DecodeError;
 
 /// Buckets for each power of two.
@@ -51,7 +49,8 @@ pub struct Unmeasurable;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Histogram {
     zero_count: u64,
-    buckets: BTreeMap<i32, u64>,
+    /// Index and count of each bucket that is not empty, in order.
+    buckets: Vec<(i32, u64)>,
     count: u64,
     sum_units: u128,
     min: f64,
@@ -96,9 +95,29 @@ impl Histogram {
         if value < SMALLEST {
             self.zero_count += 1;
         } else {
-            *self.buckets.entry(index_of(value)).or_default() += 1;
+            self.add(index_of(value), 1);
         }
         Ok(())
+    }
+
+    fn add(&mut self, index: i32, count: u64) {
+        match self.place_of(index) {
+            Ok(place) => self.buckets[place].1 += count,
+            Err(place) => self.buckets.insert(place, (index, count)),
+        }
+    }
+
+    /// Where a bucket is, or would be.
+    fn place_of(&self, index: i32) -> Result<usize, usize> {
+        let Some((first, _)) = self.buckets.first() else { return Err(0) };
+        // Where no bucket in between is empty it is as far from the first place as its index is from the first
+        // index, and nowhere further.
+        let furthest = usize::try_from(index - first).map_err(|_| 0_usize)?;
+        if self.buckets.get(furthest).is_some_and(|(found, _)| *found == index) {
+            return Ok(furthest);
+        }
+        let reach = furthest.min(self.buckets.len());
+        self.buckets[..reach].binary_search_by_key(&index, |(index, _)| *index)
     }
 
     /// Adds everything that another histogram holds.
@@ -116,7 +135,7 @@ impl Histogram {
         self.count += other.count;
         self.sum_units += other.sum_units;
         for (index, count) in &other.buckets {
-            *self.buckets.entry(*index).or_default() += count;
+            self.add(*index, *count);
         }
     }
 
@@ -159,7 +178,8 @@ impl Histogram {
         let within: u64 = if limit < SMALLEST {
             0
         } else {
-            self.buckets.range(..=index_of(limit)).map(|(_, count)| count).sum()
+            let limit = index_of(limit);
+            self.buckets.iter().take_while(|(index, _)| *index <= limit).map(|(_, count)| count).sum()
         };
         self.zero_count + within
     }
@@ -196,7 +216,7 @@ impl Histogram {
 
     /// Non-empty buckets, by index: the number of values in `(2^(i/64), 2^((i+1)/64)]`.
     pub fn buckets(&self) -> impl Iterator<Item = (i32, u64)> + '_ {
-        self.buckets.iter().map(|(index, count)| (*index, *count))
+        self.buckets.iter().copied()
     }
 
     /// The stored form; equal histograms have equal bytes.

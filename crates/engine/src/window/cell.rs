@@ -247,12 +247,20 @@ impl Cell {
 /// Writes what an event said over what was there, reusing its memory: this happens for nearly every event.
 fn take_over(last: &mut LastSeen, event: &Event) {
     last.ts_ms = event.ts_ms;
-    last.resolver.clone_from(&event.resolver);
-    last.remote_ip.clone_from(&event.remote_ip);
-    last.error = event.error_stage.map(|stage| (stage, event.error_detail.clone().unwrap_or_default()));
+    put_text(&mut last.resolver, event.resolver.as_deref());
+    put_text(&mut last.remote_ip, event.remote_ip.as_deref());
+    let detail = || event.error_detail.as_deref().unwrap_or_default().to_owned();
+    last.error = event.error_stage.map(|stage| (stage, detail()));
     // The path has a place of its own: it is traced less often than anything else is measured.
     last.details =
         event.details.as_deref().map(|details| Box::new(Details { path: Vec::new(), ..details.clone() }));
+}
+
+fn put_text(place: &mut Option<String>, text: Option<&str>) {
+    match (place, text) {
+        (Some(place), Some(text)) => text.clone_into(place),
+        (place, text) => *place = text.map(str::to_owned),
+    }
 }
 
 /// A short word of few kinds for a failure: its text with each number replaced by `#`, so that addresses and

@@ -40,7 +40,10 @@ mod seen;
 mod tests;
 pub mod tier;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap, btree_map::Entry},
+    sync::Arc,
+};
 
 use caelum_model::{
     UnixMs,
@@ -202,7 +205,7 @@ struct Client {
     epochs: BTreeMap<u64, Probe>,
     watermark_ms: UnixMs,
     received_at_ms: UnixMs,
-    targets: HashMap<Box<str>, BTreeMap<(UnixMs, Family), Cell>>,
+    targets: HashMap<Arc<str>, BTreeMap<(UnixMs, Family), Cell>>,
 }
 
 /// The partition that a probe's events belong to: FNV-1a of its id, modulo the number of partitions, which
@@ -389,13 +392,13 @@ impl Partition {
         let is_resident = self
             .clients
             .get(client_id)
-            .and_then(|client| client.targets.get(event.target.as_str()))
+            .and_then(|client| client.targets.get(&event.target))
             .is_some_and(|cells| cells.contains_key(&place));
         (!is_resident).then(|| RollupKey {
             width_ms: MINUTE_MS,
             window_start_ms: place.0,
             client_id: client_id.clone(),
-            target: event.target.clone(),
+            target: event.target.to_string(),
             family: event.family,
         })
     }
@@ -434,12 +437,17 @@ impl Partition {
                 continue;
             }
             let place = (window_start(event.ts_ms), event.family);
-            if !client.targets.contains_key(event.target.as_str()) {
-                client.targets.insert(event.target.as_str().into(), BTreeMap::new());
-            }
-            let cells = client.targets.get_mut(event.target.as_str()).expect("it was inserted above");
-            if !cells.contains_key(&place) {
-                if self.windows >= windows_max {
+            let cells = match client.targets.get_mut(&event.target) {
+                Some(cells) => cells,
+                None => client.targets.entry(Arc::clone(&event.target)).or_default(),
+            };
+            let cell = match cells.entry(place) {
+                Entry::Occupied(cell) => cell.into_mut(),
+                Entry::Vacant(free) if self.windows < windows_max => {
+                    self.windows += 1;
+                    free.insert(Cell::default())
+                }
+                Entry::Vacant(_) => {
                     self.pending.dead.push(Dead {
                         client_id: from.client_id.clone(),
                         event: event.clone(),
@@ -447,9 +455,8 @@ impl Partition {
                     });
                     continue;
                 }
-                self.windows += 1;
-            }
-            cells.entry(place).or_default().count(event);
+            };
+            cell.count(event);
             self.pending.counted += 1;
             client.watermark_ms = client.watermark_ms.max(event.ts_ms);
             if let Some(position) = event.seq {

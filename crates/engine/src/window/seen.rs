@@ -38,6 +38,15 @@ impl Probe {
 
     /// Marks a number as seen, with the time of its event where there is one. Answers false if it was.
     pub(super) fn see(&mut self, seq: u64, ts_ms: Option<UnixMs>) -> bool {
+        if let Some(first) = self.ranges.extend(seq) {
+            self.is_dirty = true;
+            self.edges.extend(ts_ms.map(|ts_ms| (seq, ts_ms)));
+            // The end of the range has moved on by one.
+            if seq - 1 > first {
+                self.edges.remove(&(seq - 1));
+            }
+            return true;
+        }
         let is_new = self.ranges.insert(seq);
         if is_new {
             self.is_dirty = true;

@@ -31,7 +31,7 @@ fn event(n: u32, ts_ms: i64, seq: Option<SeqNo>) -> Event {
         event_id: Uuid::from_u128(u128::from(n) + 1),
         ts_ms,
         seq,
-        target: format!("https://t{}.example.net/", n % 3),
+        target: format!("https://t{}.example.net/", n % 3).into(),
         family: if n.is_multiple_of(5) { Family::V6 } else { Family::V4 },
         interface_type: InterfaceType::Ethernet,
         vpn_enabled: false,
@@ -43,8 +43,10 @@ fn event(n: u32, ts_ms: i64, seq: Option<SeqNo>) -> Event {
         },
         throughput_kbps: n.is_multiple_of(2).then_some(f64::from(n) * 100.0),
         error_stage: n.is_multiple_of(9).then_some(ErrorStage::Http),
-        error_detail: n.is_multiple_of(9).then(|| format!("HTTP {} by rule {}", 400 + n % 100, n % 40)),
-        resolver: Some(format!("192.0.2.{}", n % 4)),
+        error_detail: n
+            .is_multiple_of(9)
+            .then(|| format!("HTTP {} by rule {}", 400 + n % 100, n % 40).into()),
+        resolver: Some(format!("192.0.2.{}", n % 4).into()),
         remote_ip: None,
         rtt: n.is_multiple_of(4).then(|| Rtt {
             sent: 5,
@@ -185,7 +187,7 @@ fn oracle(events: &[(ClientId, Event)]) -> BTreeMap<RollupKey, Facts> {
             width_ms: MINUTE_MS,
             window_start_ms: event.ts_ms / MINUTE_MS * MINUTE_MS,
             client_id: client_id.clone(),
-            target: event.target.clone(),
+            target: event.target.to_string(),
             family: event.family,
         };
         groups.entry(key).or_default().push(event);

@@ -89,8 +89,8 @@ impl Sender {
             None => plain(&self.client_id, target, ts_ms, timings),
         };
         if is_error {
-            json.error_stage = Some("TLS".to_owned());
-            json.error_detail = Some("certificate expired".to_owned());
+            json.error_stage = Some("TLS".into());
+            json.error_detail = Some("certificate expired".into());
         }
         Event { json, tcp_ms, is_error }
     }

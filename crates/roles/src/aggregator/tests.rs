@@ -14,7 +14,7 @@ use caelum_store::{DeadLetterQuery, DeadLetterState, RollupQuery};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::ingest::record;
+use crate::ingest::record::Encoded;
 
 /// 2026-01-05 14:00:00 UTC.
 const START_MS: i64 = 1_767_621_600_000;
@@ -89,12 +89,9 @@ impl Scene {
             let partition = partition_of(&client_id, PARTITIONS);
             let clients = vec![ClientEvents { client_id, events, refused: Vec::new() }];
             let batch = Batch { recv_ts_ms: self.clock.now_ms(), clients };
-            let record = NewRecord {
-                partition,
-                key: record::key(&batch),
-                events: u32::try_from(minutes.clone().count()).expect("few"),
-                bytes: record::encode(&batch),
-            };
+            let Encoded { key, bytes, .. } = Encoded::of(batch, &[]);
+            let events = u32::try_from(minutes.clone().count()).expect("few");
+            let record = NewRecord { partition, key, events, bytes };
             self.queue.append(vec![record]).await.expect("appended");
         }
     }

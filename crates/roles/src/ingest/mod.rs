@@ -19,8 +19,8 @@ use caelum_drivers::{
     traces::{Timer, Tracer, chance_of_step},
 };
 use caelum_engine::{
-    intake::{Acks, Bucket, RefusalCode, check},
-    ranges::RangeSet,
+    intake::{Acks, Bucket, Checker, RefusalCode, may_speak_for},
+    ranges::ExactSet,
     trace::{self, Carried},
     window::partition_of,
 };
@@ -35,7 +35,7 @@ use caelum_model::{
 use caelum_queue::{AppendError, NewRecord, Queue};
 use caelum_store::Store;
 
-use body::Parsed;
+use body::{Events, Seen};
 
 /// Ids of events without a sequence number that this process remembers, to tell senders of duplicates.
 const RECENT_IDS_MAX: usize = 65_536;
@@ -133,7 +133,8 @@ struct Memory {
 struct Part {
     events: Vec<Event>,
     refused: Vec<SeqNo>,
-    durable: Vec<SeqNo>,
+    /// Numbers of both that are to be made durable, by their epochs.
+    durable: BTreeMap<u64, ExactSet>,
     /// Traces that its events belong to, as they were sent.
     traces: Carried,
 }
@@ -182,21 +183,29 @@ impl Ingest {
         &self,
         sender: &str,
         binding: &ClientBinding,
-        parsed: &[Parsed<'_>],
+        events: &Events<'_>,
     ) -> Result<Outcome, IngestError> {
         let now_ms = self.clock.now_ms();
         let timer = self.tracer.is_on().then(Timer::start);
-        self.admit(sender, parsed.len(), now_ms).inspect_err(|_| {
+        self.admit(sender, events.len(), now_ms).inspect_err(|_| {
             self.counters.turned_away.fetch_add(1, Ordering::Relaxed);
         })?;
         let mut outcome = Outcome::default();
         let mut parts: BTreeMap<ClientId, Part> = BTreeMap::new();
-        for (index, parsed) in parsed.iter().enumerate() {
-            sort_out(index, parsed, binding, now_ms, &mut parts, &mut outcome.rejected);
+        let mut checker = Checker::new(binding, now_ms);
+        events.each(|index, parsed| {
+            sort_out(index, parsed, binding, &mut checker, &mut parts, &mut outcome.rejected);
+            if index == 0
+                && let Some(part) = parts.values_mut().next()
+            {
+                // Nearly always a request is of one probe.
+                part.events.reserve_exact(events.len() - 1);
+            }
             if timer.is_some() {
                 note_trace(parsed, &mut parts);
             }
-        }
+        });
+        drop(checker);
         let single = single_epoch(&parts);
         self.learn_unknown(parts.keys(), now_ms).await;
         let mut ids = Vec::new();
@@ -229,7 +238,7 @@ impl Ingest {
             let mut memory = self.memory();
             memory.remember(ids);
             for (client_id, part) in &parts {
-                memory.acks.note(client_id, part.durable.iter().copied(), now_ms);
+                memory.acks.note(client_id, &part.durable, now_ms);
             }
         }
         if let Some((client_id, epoch, highest)) = single {
@@ -359,12 +368,12 @@ impl Ingest {
                 context: sent.child(trace::step(chance_of_step())),
             }));
             let traces: Vec<TraceContext> = work.steps[first..].iter().map(|step| step.context).collect();
-            for (batch, bytes) in record::encode_within(batch, &traces, bytes_max) {
+            for record in record::encode_within(batch, &traces, bytes_max) {
                 work.records.push(NewRecord {
                     partition,
-                    events: batch.clients.iter().map(|client| client.events.len() as u32).sum(),
-                    key: record::key(&batch),
-                    bytes,
+                    events: record.batch.clients.iter().map(|client| client.events.len() as u32).sum(),
+                    key: record.key,
+                    bytes: record.bytes,
                 });
             }
         }
@@ -383,22 +392,24 @@ impl Memory {
     /// be made durable.
     fn drop_known(&mut self, client_id: &ClientId, part: &mut Part, ids: &mut Vec<[u8; 16]>) -> usize {
         let before = part.events.len();
-        let mut in_request: BTreeMap<u64, RangeSet> = BTreeMap::new();
+        let known = self.acks.known(client_id);
+        let is_durable = |at: SeqNo| known.is_some_and(|known| known.is_durable(at));
+        let durable = &mut part.durable;
         let mut ids_in_request: HashSet<[u8; 16]> = HashSet::new();
         part.events.retain(|event| match event.seq {
-            Some(at) => {
-                !self.acks.is_durable(client_id, at) && in_request.entry(at.epoch).or_default().insert(at.seq)
-            }
+            Some(at) => !is_durable(at) && durable.entry(at.epoch).or_default().insert(at.seq),
             None => {
                 let id = *event.event_id.as_bytes();
                 !self.recent_ids.contains(&id) && !self.older_ids.contains(&id) && ids_in_request.insert(id)
             }
         });
-        part.refused.retain(|at| !self.acks.is_durable(client_id, *at));
-        part.durable = part.events.iter().filter_map(|event| event.seq).collect();
-        part.durable.extend(&part.refused);
+        let dropped = before - part.events.len();
+        part.refused.retain(|at| !is_durable(*at));
+        for at in &part.refused {
+            durable.entry(at.epoch).or_default().insert(at.seq);
+        }
         ids.extend(ids_in_request);
-        before - part.events.len()
+        dropped
     }
 
     /// Remembers ids in two generations, so that memory is bounded without forgetting all at once.
@@ -412,9 +423,9 @@ impl Memory {
 
 fn sort_out(
     index: usize,
-    parsed: &Parsed<'_>,
+    parsed: Seen<'_, '_>,
     binding: &ClientBinding,
-    now_ms: UnixMs,
+    checker: &mut Checker<'_>,
     parts: &mut BTreeMap<ClientId, Part>,
     rejected: &mut Vec<RejectedJson>,
 ) {
@@ -425,12 +436,12 @@ fn sort_out(
                 index,
                 event_id: None,
                 code: RefusalCode::InvalidRequest.as_str().to_owned(),
-                message: message.clone(),
+                message: message.to_owned(),
             });
             return;
         }
     };
-    match check(json, binding, now_ms) {
+    match checker.check(json) {
         Ok((client_id, event)) => parts.entry(client_id).or_default().events.push(event),
         Err(refusal) => {
             // The refused event's number is given up, so that the probe's sequence has no gap for ever. A
@@ -439,7 +450,7 @@ fn sort_out(
                 && json.schema_version == SCHEMA_1_1
                 && let (Some(epoch), Some(seq @ 1..)) = (json.epoch, json.seq)
                 && let Ok(client_id) = ClientId::parse(&json.client_id)
-                && (*binding == ClientBinding::Any || *binding == ClientBinding::One(client_id.clone()))
+                && may_speak_for(binding, &client_id)
             {
                 parts.entry(client_id).or_default().refused.push(SeqNo { epoch, seq });
             }
@@ -454,7 +465,7 @@ fn sort_out(
 }
 
 /// Carries on what an event says about its trace, where it is a trace of a probe that sent events.
-fn note_trace(parsed: &Parsed<'_>, parts: &mut BTreeMap<ClientId, Part>) {
+fn note_trace(parsed: Seen<'_, '_>, parts: &mut BTreeMap<ClientId, Part>) {
     let Ok(json) = parsed else { return };
     let Some(traceparent) = &json.traceparent else { return };
     if let Ok(client_id) = ClientId::parse(&json.client_id)

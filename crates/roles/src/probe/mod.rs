@@ -10,6 +10,7 @@ mod schedule;
 mod sender;
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -139,19 +140,19 @@ fn to_event(
         schema_version: SCHEMA_1_1.into(),
         target: measurement.target.into(),
         network_context: NetworkContextJson {
-            interface_type: Some(interface_type.to_owned()),
+            interface_type: Some(interface_type.into()),
             vpn_enabled,
             user_label: None,
         },
         timings: measurement.timings.into(),
         throughput_kbps: measurement.throughput_kbps,
-        error_stage: measurement.error_stage.map(|stage| stage.as_str().to_owned()),
-        error_detail: measurement.error_detail,
-        resolver: measurement.resolver,
-        remote_ip: measurement.remote_ip,
+        error_stage: measurement.error_stage.map(|stage| stage.as_str().into()),
+        error_detail: measurement.error_detail.map(Cow::Owned),
+        resolver: measurement.resolver.map(Cow::Owned),
+        remote_ip: measurement.remote_ip.map(Cow::Owned),
         address_family: match measurement.family {
             Family::Any => None,
-            family => Some(family.as_str().to_owned()),
+            family => Some(family.as_str().into()),
         },
         rtt: measurement.rtt,
         rpm: measurement.rpm,

@@ -9,7 +9,7 @@
 //! whoever still waits for an answer after that gives its place to another, so that targets that hang delay
 //! nobody.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
 use caelum_drivers::{
     clock::Clock,
@@ -192,7 +192,7 @@ impl Measurer {
             Counters::add(&self.counters.measured, 1);
             Counters::add(&self.counters.failed, u64::from(measurement.error_stage.is_some()));
             let mut event = super::to_event(&self.client_id, measurement, ts_ms, &surroundings);
-            event.traceparent = timer.and_then(|timer| self.begin_trace(&timer, &event));
+            event.traceparent = timer.and_then(|timer| self.begin_trace(&timer, &event)).map(Cow::Owned);
             if self.events.send(event).await.is_err() {
                 return false;
             }

@@ -1,5 +1,7 @@
 //! The layout of records of the versions before events had details.
 
+use std::sync::Arc;
+
 use caelum_model::{
     UnixMs,
     event::{self, ErrorStage, Family, InterfaceType, Rtt, SeqNo, Timings},
@@ -14,16 +16,16 @@ pub(super) struct Event {
     event_id: Uuid,
     ts_ms: UnixMs,
     seq: Option<SeqNo>,
-    target: String,
+    target: Arc<str>,
     family: Family,
     interface_type: InterfaceType,
     vpn_enabled: bool,
     timings: Timings,
     throughput_kbps: Option<f64>,
     error_stage: Option<ErrorStage>,
-    error_detail: Option<String>,
-    resolver: Option<String>,
-    remote_ip: Option<String>,
+    error_detail: Option<Arc<str>>,
+    resolver: Option<Arc<str>>,
+    remote_ip: Option<Arc<str>>,
     rtt: Option<Rtt>,
     rpm: Option<f64>,
 }
