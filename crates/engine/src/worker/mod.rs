@@ -11,8 +11,8 @@
 //!   into the next. A report that was not answered is sent again as it was.
 //! - A task whose end was not yet said to be durable is still held, and named in each poll.
 //! - While tasks are short ([`SHORT_MS`]), it asks for more than it has slots: for as much as these do in
-//!   [`AHEAD_WORK_MS`], as many again at least and [`AHEAD_SLOTS_MAX`] times as many at most. So one question
-//!   brings many, and no slot waits for an answer. It asks only when half of that is done. What could not begin
+//!   [`AHEAD_WORK_MS`], as many again at least, and [`AHEAD_SLOTS_MAX`] times as many or an answer's full at most.
+//!   So one question brings many, and no slot waits for an answer. It asks only when half of that is done. What could not begin
 //!   within [`AHEAD_MS`] is given back, for others to do.
 //! - An open poll that offered no room is overtaken by another one when there is room again. The server
 //!   answers the older one at once.
@@ -41,8 +41,8 @@ use caelum_model::{
     cluster::Ceiling,
     task::{LEASE_MS, OutputChunk, TaskState},
     work::{
-        Ending, Held, ITEMS_MAX, POLL_MS, RENEW_MS, TaskLease, WorkAnswer, WorkItem, WorkPoll, WorkReceipt,
-        WorkReport,
+        Ending, Held, ITEMS_MAX, LEASES_MAX, POLL_MS, RENEW_MS, TaskLease, WorkAnswer, WorkItem, WorkPoll,
+        WorkReceipt, WorkReport,
     },
 };
 
@@ -60,7 +60,7 @@ const SHORT_SEEN: u32 = 8;
 const AHEAD_MS: i64 = 300;
 /// How long the slots are to have work that was asked for ahead, ms; well below [`AHEAD_MS`] …
 const AHEAD_WORK_MS: i64 = 50;
-/// … and most of it, for each slot.
+/// … and most of it, for each slot; where there are many slots, no more than comes in one answer.
 const AHEAD_SLOTS_MAX: u32 = 8;
 /// Polls that may be open at once: the second overtakes one that offered no room.
 const POLLS_MAX: usize = 2;
@@ -200,7 +200,9 @@ impl Lasting {
         }
         let each = AHEAD_WORK_MS * 1_000 / self.mean_us.max(1);
         let each = u32::try_from(each).unwrap_or(AHEAD_SLOTS_MAX).clamp(1, AHEAD_SLOTS_MAX);
-        slots.saturating_mul(each)
+        // What is held is named in each poll, so that it is bounded also where a node has a thousand slots.
+        let one_answer = u32::try_from(LEASES_MAX).unwrap_or(u32::MAX);
+        slots.saturating_mul(each).min(slots.max(one_answer))
     }
 }
 

@@ -362,13 +362,15 @@ fn while_tasks_are_short_it_asks_ahead_and_for_many_at_once() {
 
 #[test]
 fn the_longer_tasks_are_the_less_is_asked_for_ahead() {
-    let wants = |took_ms: i64| {
-        let mut worker = worker(4);
+    let wants = |slots: u32, took_ms: i64| {
+        let mut worker = worker(slots);
         worker.handle(0, Input::Tick);
         work_off(&mut worker, 40, took_ms, 0);
         worker.free()
     };
-    assert_eq!([1, 5, 10, 24, 49, 99, 101].map(wants), [36, 36, 24, 12, 8, 8, 4]);
+    let of_four = [1, 5, 10, 24, 49, 99, 101].map(|took_ms| wants(4, took_ms));
+    assert_eq!(of_four, [36, 36, 24, 12, 8, 8, 4]);
+    assert_eq!([wants(100, 1), wants(1_024, 1)], [100 + 256, 2 * 1_024], "what is held is bounded");
 }
 
 #[test]
