@@ -30,8 +30,8 @@ pub use query::{
     AdmitOutcome, AggregatorBeat, AggregatorRound, AlertQuery, AlertWrite, CommitOutcome, DeadLetter,
     DeadLetterCount, DeadLetterQuery, DeadLetterState, FactSwap, HistoryTier, IncidentQuery, NodeTasks,
     NoticeOutcome, NoticeQuery, NoticeState, NoticeSwap, Ownership, PartitionStatus, PipelineTotals,
-    ProbeSummary, RevisedRollup, RollupQuery, StaleTier, TaskCounts, TaskQuery, TaskStep, TaskWrote,
-    TierCommit, WindowCommit,
+    ProbeSummary, ReadyClasses, RevisedRollup, RollupQuery, StaleTier, TaskCounts, TaskQuery, TaskStep,
+    TaskWrote, TierCommit, WindowCommit,
 };
 
 /// The fact under which the event stream is named that the rows were counted from.

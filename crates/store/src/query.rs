@@ -557,6 +557,15 @@ pub(crate) fn loads(from: &str, to: &str, stretch: &str) -> String {
     )
 }
 
+/// What waits for a node, seen from far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadyClasses {
+    /// The classes of everything that waits for nothing but a node or its time, in order.
+    pub classes: Vec<String>,
+    /// When the next task can be given to a node that cannot be now.
+    pub next_ready_at: Option<UnixMs>,
+}
+
 /// Something that happened to a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskStep {

@@ -27,8 +27,8 @@ use crate::{
     AdmitOutcome, AggregatorBeat, AggregatorRound, AlertQuery, AlertWrite, Backend, CommitOutcome,
     DeadLetter, DeadLetterCount, DeadLetterQuery, FactSwap, HistoryTier, IncidentQuery, KeptKey,
     NoticeOutcome, NoticeQuery, NoticeSwap, Ownership, PartitionStatus, PipelineTotals, ProbeSummary,
-    RevisedRollup, RollupQuery, StaleTier, Store, StoreError, StoreHealth, StoreStatus, TaskCounts,
-    TaskQuery, TaskStep, TaskWrote, TierCommit, WindowCommit,
+    ReadyClasses, RevisedRollup, RollupQuery, StaleTier, Store, StoreError, StoreHealth, StoreStatus,
+    TaskCounts, TaskQuery, TaskStep, TaskWrote, TierCommit, WindowCommit,
 };
 
 macro_rules! answer {
@@ -281,18 +281,19 @@ records! {
 
     // tasks
     /// Adds tasks, and answers them as they stand: one whose idempotency key is known is the one that has it;
-    /// what it waits for is counted here, and where some of that did not end well it is cancelled.
-    fn add_tasks(tasks: Vec<Task>) -> Vec<Task>;
+    /// what it waits for is counted here, and where some of that did not end well it is cancelled. `lines` has
+    /// what the audit log is to say of each task in turn, or nothing: what is said of those that are new is
+    /// written with them, both or neither.
+    fn add_tasks(tasks: Vec<Task>, lines: Vec<AuditEntry>) -> Vec<Task>;
     /// Lets things happen to tasks, in order, in one write: each is what the engine says, or refused and then
     /// nothing. Tasks that waited for one that ends are told in the same write. `chance` is any number.
     fn step_tasks(steps: Vec<TaskStep>, now_ms: UnixMs, chance: u64) -> Vec<Result<Task, Refusal>>;
-    /// The classes of everything that waits for nothing but a node or its time.
-    fn ready_classes(limit: usize) -> Vec<String>;
+    /// The classes of everything that waits for nothing but a node or its time, and when the next of it that
+    /// cannot be given to a node now can be.
+    fn ready_classes(now_ms: UnixMs, limit: usize) -> ReadyClasses;
     /// The foremost tasks of each class that can be given to a node now, at most `limit` of each; in the order
     /// in which they are to be given.
     fn ready_tasks(classes: Vec<String>, now_ms: UnixMs, limit: usize) -> Vec<Task>;
-    /// When the next task can be given to a node that cannot be now.
-    fn next_ready_at(now_ms: UnixMs) -> Option<UnixMs>;
     /// Tasks whose lease is over, the longest over first.
     fn expired_leases(now_ms: UnixMs, limit: usize) -> Vec<TaskId>;
     /// Tasks that a node has.

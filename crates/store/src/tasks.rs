@@ -14,6 +14,7 @@ use caelum_engine::{
 };
 use caelum_model::{
     UnixMs,
+    access::AuditEntry,
     id::TaskId,
     task::{OUTPUT_MAX, Task},
 };
@@ -123,6 +124,12 @@ impl Hand {
     }
 }
 
+/// Lines of the audit log with the tasks that they tell of, in order. Where there are fewer, of some nothing is
+/// told.
+pub(crate) fn with_ids(tasks: &[Task], lines: Vec<AuditEntry>) -> Vec<(TaskId, AuditEntry)> {
+    tasks.iter().map(|task| task.task_id.clone()).zip(lines).collect()
+}
+
 /// New tasks with the ids that others of them go by, where an idempotency key is known already.
 pub(crate) struct Additions {
     /// What is to be answered, in order.
@@ -168,6 +175,12 @@ impl Additions {
             task.order.depends_on = waits;
         }
         Self { answers, new }
+    }
+
+    /// Of lines that belong to tasks, those whose task is new.
+    pub(crate) fn lines_of_new(&self, lines: Vec<(TaskId, AuditEntry)>) -> Vec<AuditEntry> {
+        let new: BTreeSet<&TaskId> = self.new.iter().map(|task| &task.task_id).collect();
+        lines.into_iter().filter(|(task_id, _)| new.contains(task_id)).map(|(_, line)| line).collect()
     }
 
     /// Everything that the new tasks wait for and that is not new itself.

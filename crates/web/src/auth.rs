@@ -236,15 +236,20 @@ pub fn hash_password(password: &str) -> Result<String, argon2::password_hash::Er
 /// Writes a line of the audit log. The act itself has been done or refused by now, so that a failure to
 /// write is said in the log and does not undo it.
 pub async fn record(state: &State, actor: &str, action: &str, subject: &str, outcome: &str) {
-    let entry = AuditEntry {
+    let entry = line(state, actor, action, subject, outcome);
+    if let Err(error) = state.store.audit(entry).await {
+        tracing::error!(code = "audit.write_failed", action, actor, %error, "the audit log has a gap");
+    }
+}
+
+/// A line of the audit log, for an act that writes it with what it does.
+pub fn line(state: &State, actor: &str, action: &str, subject: &str, outcome: &str) -> AuditEntry {
+    AuditEntry {
         at_ms: state.now_ms(),
         actor: actor.to_owned(),
         action: action.to_owned(),
         subject: subject.to_owned(),
         outcome: outcome.to_owned(),
-    };
-    if let Err(error) = state.store.audit(entry).await {
-        tracing::error!(code = "audit.write_failed", action, actor, %error, "the audit log has a gap");
     }
 }
 

@@ -3,7 +3,8 @@
 //! # Rules
 //! - A program gets a clean environment: the few variables that the worker was given, what the task says, and
 //!   `CAELUM_TASK_ID`, `CAELUM_TASK_FENCE`, `CAELUM_TASK_ATTEMPT`, `CAELUM_NODE`. Its standard input is empty.
-//!   Where the task names no directory, it works in one of its own, which is removed afterwards.
+//!   Where the task names no directory, it works in one of its own, which is [empty](place), and what it leaves
+//!   there is removed.
 //! - Everything that it starts in its process group ends with it: when its first process ends, by itself, by
 //!   time or because somebody says so. What left the group is found by a [mark](escaped) in its environment. A
 //!   [guard](guard) sees to both where the worker itself is killed.
@@ -17,6 +18,7 @@
 mod escaped;
 mod guard;
 mod output;
+mod place;
 mod process;
 mod remote;
 #[cfg(test)]
@@ -30,7 +32,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use caelum_engine::hash::fnv1a;
 use caelum_model::{
     id::{NodeId, TargetId},
     target::Target,
@@ -44,7 +45,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use self::remote::{Remote, RemoteEnd, RemoteOrder};
-use self::{escaped::Marks, guard::Guard, output::Collector, process::Program, web::Visitor};
+use self::{
+    escaped::Marks,
+    guard::Guard,
+    output::Collector,
+    place::{Place, Places},
+    process::Program,
+    web::Visitor,
+};
 use crate::{
     probe::{Extras, Measure, Measurement},
     tls::TlsError,
@@ -82,6 +90,7 @@ pub struct Runner {
     prober: Arc<dyn Measure>,
     guard: Guard,
     marks: Arc<Marks>,
+    places: Places,
     remote: Option<Arc<dyn Remote>>,
 }
 
@@ -92,16 +101,11 @@ impl Runner {
         roots: RootCertStore,
         prober: Arc<dyn Measure>,
     ) -> Result<Self, RunnerError> {
-        let failed = |source| RunnerError::Directory { path: settings.directory.clone(), source };
-        // What a run before this one left behind is nobody's.
-        match fs::remove_dir_all(&settings.directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        make_directory(&settings.directory).map_err(failed)?;
+        let places = Places::begin(&settings.directory)
+            .map_err(|source| RunnerError::Directory { path: settings.directory.clone(), source })?;
         let marks = Marks::new();
         let guard = Guard::new(&settings.shell, marks.run());
-        Ok(Self { visitor: Visitor::new(roots)?, settings, prober, guard, marks, remote: None })
+        Ok(Self { visitor: Visitor::new(roots)?, settings, prober, guard, marks, places, remote: None })
     }
 
     /// Runs tasks for other machines too, over this.
@@ -148,30 +152,34 @@ impl Runner {
 
     async fn shell(&self, lease: &TaskLease, stop: &CancellationToken, teller: &mut Teller) -> Outcome {
         let asked: ShellData = read(&lease.task_data)?;
-        let place = self.place(lease, asked.cwd)?;
+        let (place, works_in) = self.place(asked.cwd).await?;
         let arguments = vec![self.settings.shell.clone().into(), "-c".into(), asked.command.into()];
-        let program = self.program(lease, arguments, &place, asked.env)?;
-        let outcome = process::run(program, &self.guard, stop, teller).await;
-        place.leave().await;
+        let outcome = match self.program(lease, arguments, works_in, asked.env) {
+            Ok(program) => process::run(program, &self.guard, stop, teller).await,
+            Err(fault) => Err(fault),
+        };
+        self.places.give_back(place, Instant::now()).await;
         outcome
     }
 
     async fn script(&self, lease: &TaskLease, stop: &CancellationToken, teller: &mut Teller) -> Outcome {
         let asked: ScriptData = read(&lease.task_data)?;
-        let place = self.place(lease, asked.cwd)?;
+        let (place, works_in) = self.place(asked.cwd).await?;
         let file = place.own.join("script");
-        write_script(&file, &asked.script)
-            .map_err(|error| Fault::failed(format!("write the script to {}: {error}", file.display())))?;
         let interpreter = asked.interpreter.unwrap_or_default();
         let mut words: Vec<_> = interpreter.split_whitespace().map(Into::into).collect();
         if words.is_empty() || interpreter == "sh" {
             words = vec![self.settings.shell.clone().into()];
         }
-        words.push(file.into());
+        words.push(file.clone().into());
         words.extend(asked.args.into_iter().map(Into::into));
-        let program = self.program(lease, words, &place, asked.env)?;
-        let outcome = process::run(program, &self.guard, stop, teller).await;
-        place.leave().await;
+        let written = write_script(&file, &asked.script)
+            .map_err(|error| Fault::failed(format!("write the script to {}: {error}", file.display())));
+        let outcome = match written.and_then(|()| self.program(lease, words, works_in, asked.env)) {
+            Ok(program) => process::run(program, &self.guard, stop, teller).await,
+            Err(fault) => Err(fault),
+        };
+        self.places.give_back(place, Instant::now()).await;
         outcome
     }
 
@@ -213,25 +221,26 @@ impl Runner {
         }
     }
 
-    /// The directory of a task.
-    fn place(&self, lease: &TaskLease, cwd: Option<PathBuf>) -> Result<Place, Fault> {
+    /// The directory of a task, and the one that it works in.
+    async fn place(&self, cwd: Option<PathBuf>) -> Result<(Place, PathBuf), Fault> {
         if let Some(cwd) = &cwd
             && !cwd.is_absolute()
         {
             return Err(Fault::failed(format!("{} is not an absolute directory", cwd.display())));
         }
-        let name = format!("{:016x}-{}", fnv1a(lease.held.task_id.as_str()), lease.held.fence);
-        let own = self.settings.directory.join(name);
-        make_directory(&own)
-            .map_err(|error| Fault::failed(format!("make the directory {}: {error}", own.display())))?;
-        Ok(Place { works_in: cwd.unwrap_or_else(|| own.clone()), own })
+        let taken = self.places.take(Instant::now()).await;
+        let place = taken.map_err(|(own, error)| {
+            Fault::failed(format!("make the directory {}: {error}", own.display()))
+        })?;
+        let works_in = cwd.unwrap_or_else(|| place.own.clone());
+        Ok((place, works_in))
     }
 
     fn program(
         &self,
         lease: &TaskLease,
         arguments: Vec<std::ffi::OsString>,
-        place: &Place,
+        directory: PathBuf,
         env: Variables,
     ) -> Result<Program, Fault> {
         if let Some(name) = env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
@@ -250,7 +259,7 @@ impl Runner {
         Ok(Program {
             arguments,
             mark,
-            directory: place.works_in.clone(),
+            directory,
             environment,
             limit: Duration::from_secs(lease.timeout_seconds),
             kill_after: self.settings.kill_after,
@@ -330,28 +339,6 @@ impl Teller {
     }
 }
 
-/// Where a task works.
-struct Place {
-    /// Its own, removed afterwards.
-    own: PathBuf,
-    works_in: PathBuf,
-}
-
-impl Place {
-    async fn leave(self) {
-        // Most tasks leave nothing there: one short call does.
-        if fs::remove_dir(&self.own).is_ok() {
-            return;
-        }
-        if let Err(error) = tokio::fs::remove_dir_all(&self.own).await {
-            tracing::warn!(
-                code = "worker.directory_stays", directory = %self.own.display(), %error,
-                "the directory of a task could not be removed"
-            );
-        }
-    }
-}
-
 #[derive(Deserialize)]
 struct ShellData {
     command: String,
@@ -379,14 +366,6 @@ struct ProbeData {
 
 fn read<T: DeserializeOwned>(data: &Value) -> Result<T, Fault> {
     T::deserialize(data).map_err(|error| Fault::failed(format!("task_data: {error}")))
-}
-
-fn make_directory(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
 }
 
 fn write_script(path: &Path, text: &str) -> io::Result<()> {

@@ -10,8 +10,9 @@
 //! - One report is under way at a time, so that what happened arrives in order; what happens meanwhile goes
 //!   into the next. A report that was not answered is sent again as it was.
 //! - A task whose end was not yet said to be durable is still held, and named in each poll.
-//! - While tasks are short ([`SHORT_MS`]), it asks for as many again as it has slots, so that one question brings
-//!   many and no slot waits for an answer; and asks only when half its slots could be filled. What could not begin
+//! - While tasks are short ([`SHORT_MS`]), it asks for more than it has slots: for as much as these do in
+//!   [`AHEAD_WORK_MS`], as many again at least, and [`AHEAD_SLOTS_MAX`] times as many or an answer's full at most.
+//!   So one question brings many, and no slot waits for an answer. It asks only when half of that is done. What could not begin
 //!   within [`AHEAD_MS`] is given back, for others to do.
 //! - An open poll that offered no room is overtaken by another one when there is room again. The server
 //!   answers the older one at once.
@@ -40,8 +41,8 @@ use caelum_model::{
     cluster::Ceiling,
     task::{LEASE_MS, OutputChunk, TaskState},
     work::{
-        Ending, Held, ITEMS_MAX, POLL_MS, RENEW_MS, TaskLease, WorkAnswer, WorkItem, WorkPoll, WorkReceipt,
-        WorkReport,
+        Ending, Held, ITEMS_MAX, LEASES_MAX, POLL_MS, RENEW_MS, TaskLease, WorkAnswer, WorkItem, WorkPoll,
+        WorkReceipt, WorkReport,
     },
 };
 
@@ -57,6 +58,10 @@ const SHORT_MS: i64 = 100;
 const SHORT_SEEN: u32 = 8;
 /// How long a task that was asked for ahead may wait for a slot, ms.
 const AHEAD_MS: i64 = 300;
+/// How long the slots are to have work that was asked for ahead, ms; well below [`AHEAD_MS`] …
+const AHEAD_WORK_MS: i64 = 50;
+/// … and most of it, for each slot; where there are many slots, no more than comes in one answer.
+const AHEAD_SLOTS_MAX: u32 = 8;
 /// Polls that may be open at once: the second overtakes one that offered no room.
 const POLLS_MAX: usize = 2;
 /// Ended tasks that are remembered.
@@ -188,8 +193,16 @@ impl Lasting {
         self.seen = self.seen.saturating_add(1);
     }
 
-    fn is_short(&self) -> bool {
-        self.seen >= SHORT_SEEN && self.mean_us <= SHORT_MS * 1_000
+    /// How many tasks to have beside those that run.
+    fn ahead(&self, slots: u32) -> u32 {
+        if self.seen < SHORT_SEEN || self.mean_us > SHORT_MS * 1_000 {
+            return 0;
+        }
+        let each = AHEAD_WORK_MS * 1_000 / self.mean_us.max(1);
+        let each = u32::try_from(each).unwrap_or(AHEAD_SLOTS_MAX).clamp(1, AHEAD_SLOTS_MAX);
+        // What is held is named in each poll, so that it is bounded also where a node has a thousand slots.
+        let one_answer = u32::try_from(LEASES_MAX).unwrap_or(u32::MAX);
+        slots.saturating_mul(each).min(slots.max(one_answer))
     }
 }
 
@@ -477,32 +490,16 @@ impl Worker {
     }
 
     fn begin(&mut self, now_ms: i64, outputs: &mut Vec<Output>) {
-        let mut room = (self.config.slots as usize).saturating_sub(self.running());
-        let waiting: Vec<Held> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| matches!(job.state, State::Waiting(_)))
-            .map(|(held, _)| held.clone())
-            .collect();
-        for held in waiting {
-            let is_over = self.jobs.get(&held).is_some_and(|job| job.until_ms <= now_ms);
-            if is_over {
+        for held in self.waiting_in_vain(now_ms) {
+            if self.jobs.get(&held).is_some_and(|job| job.until_ms <= now_ms) {
                 // It may be another node's by now. The next poll does not name it, so the server knows.
                 self.jobs.remove(&held);
-                continue;
             }
-            let is_last_running = self
-                .jobs
-                .range(Held { fence: 0, ..held.clone() }..held.clone())
-                .any(|(_, older)| older.is_running());
-            if room == 0 || is_last_running {
-                if self.jobs.get(&held).is_some_and(|job| now_ms - job.since_ms >= AHEAD_MS) {
-                    // Tasks have become longer: nothing is asked for ahead until they are short again.
-                    self.lasting = Lasting::default();
-                    self.give_back(&held);
-                }
-                continue;
-            }
+        }
+        let mut room = (self.config.slots as usize).saturating_sub(self.running());
+        while room > 0
+            && let Some(held) = self.next_to_begin()
+        {
             if self.refuse(&held) {
                 continue;
             }
@@ -514,6 +511,35 @@ impl Worker {
                 outputs.push(Output::Begin(lease));
             }
         }
+        for held in self.waiting_in_vain(now_ms) {
+            // Tasks have become longer: nothing is asked for ahead until they are short again.
+            self.lasting = Lasting::default();
+            self.give_back(&held);
+        }
+    }
+
+    /// What waits for longer than it may, for a slot or altogether.
+    fn waiting_in_vain(&self, now_ms: i64) -> Vec<Held> {
+        let is_in_vain = |job: &Job| {
+            matches!(job.state, State::Waiting(_))
+                && (now_ms - job.since_ms >= AHEAD_MS || job.until_ms <= now_ms)
+        };
+        self.jobs.iter().filter(|(_, job)| is_in_vain(job)).map(|(held, _)| held.clone()).collect()
+    }
+
+    /// The first that waits, unless the same task still runs here under an older number.
+    fn next_to_begin(&self) -> Option<Held> {
+        let mut older: Option<&Held> = None;
+        for (held, job) in &self.jobs {
+            match job.state {
+                State::Running => older = Some(held),
+                State::Waiting(_) if older.is_none_or(|older| older.task_id != held.task_id) => {
+                    return Some(held.clone());
+                }
+                State::Waiting(_) | State::Ended => {}
+            }
+        }
+        None
     }
 
     /// Whether a task is more than this node lets others do; it has then failed.
@@ -588,12 +614,10 @@ impl Worker {
         let busy = self.jobs.values().filter(|job| !matches!(job.state, State::Ended)).count();
         let busy = u32::try_from(busy).unwrap_or(u32::MAX);
         let slots = self.config.slots;
-        if !self.lasting.is_short() {
-            return slots.saturating_sub(busy);
-        }
-        let free = slots.saturating_mul(2).saturating_sub(busy);
+        let ahead = self.lasting.ahead(slots);
+        let free = slots.saturating_add(ahead).saturating_sub(busy);
         // A question for few costs as much as one for many, and what is here already keeps the slots busy.
-        if free < slots.div_ceil(2) { 0 } else { free }
+        if free < ahead.div_ceil(2) { 0 } else { free }
     }
 
     fn wants_poll(&self) -> bool {

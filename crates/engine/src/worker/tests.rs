@@ -349,13 +349,28 @@ fn while_tasks_are_short_it_asks_ahead_and_for_many_at_once() {
     let mut worker = worker(4);
     worker.handle(0, Input::Tick);
     let now_ms = work_off(&mut worker, 8, 5, 0);
-    assert_eq!(worker.free(), 8);
-    answer(&mut worker, now_ms, leases(&["a", "b", "c", "d", "e", "f", "g"]));
-    assert_eq!((worker.running(), worker.free()), (4, 0), "one more is not worth a question");
-    let ended = Input::Ended { held: held("a", 1), ending: ending(TaskState::Succeeded) };
+    let names: Vec<String> = (0..36).map(|number| format!("t-{number:02}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert_eq!(worker.free(), 36, "four, and the most that may wait for four");
+    answer(&mut worker, now_ms, leases(&names[..21]));
+    assert_eq!((worker.running(), worker.free()), (4, 0), "fifteen more are not worth a question");
+    let ended = Input::Ended { held: held("t-00", 1), ending: ending(TaskState::Succeeded) };
     let outputs = worker.handle(now_ms + 5, ended);
-    assert_eq!(begun(&outputs), ["e/1"], "what was asked for ahead begins at once");
-    assert_eq!(polled(&outputs).map(|(_, ask)| ask.free), Some(2), "half of the slots is worth one");
+    assert_eq!(begun(&outputs), ["t-04/1"], "what was asked for ahead begins at once");
+    assert_eq!(polled(&outputs).map(|(_, ask)| ask.free), Some(16), "half of what may wait is worth one");
+}
+
+#[test]
+fn the_longer_tasks_are_the_less_is_asked_for_ahead() {
+    let wants = |slots: u32, took_ms: i64| {
+        let mut worker = worker(slots);
+        worker.handle(0, Input::Tick);
+        work_off(&mut worker, 40, took_ms, 0);
+        worker.free()
+    };
+    let of_four = [1, 5, 10, 24, 49, 99, 101].map(|took_ms| wants(4, took_ms));
+    assert_eq!(of_four, [36, 36, 24, 12, 8, 8, 4]);
+    assert_eq!([wants(100, 1), wants(1_024, 1)], [100 + 256, 2 * 1_024], "what is held is bounded");
 }
 
 #[test]

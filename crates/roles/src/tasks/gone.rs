@@ -129,7 +129,7 @@ impl Desk {
             self.step(steps).await?;
         } else {
             // Whether the store is there at all.
-            self.parts.store.next_ready_at(now_ms).await?;
+            self.parts.store.expired_leases(now_ms, 1).await?;
         }
         for task in self.parts.store.cancelling_tasks(CANCELLING_MAX).await? {
             self.cancelled(&task);

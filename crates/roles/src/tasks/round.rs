@@ -45,9 +45,10 @@ impl Desk {
         }
         let open = self.open_candidates(&waiting, now_ms).await?;
         let store = &self.parts.store;
-        let classes: Vec<(String, Class)> = store
-            .ready_classes(CLASSES_MAX)
-            .await?
+        let ready = store.ready_classes(now_ms, CLASSES_MAX).await?;
+        self.workers().next_ready_at = ready.next_ready_at;
+        let classes: Vec<(String, Class)> = ready
+            .classes
             .into_iter()
             .filter_map(|text| Class::parse(&text).map(|class| (text, class)))
             .filter(|(_, class)| open.iter().any(|node| node.refusal(&class.wish()).is_none()))
@@ -82,8 +83,6 @@ impl Desk {
             }
             self.give(steps).await?;
         }
-        let next = store.next_ready_at(now_ms).await?;
-        self.workers().next_ready_at = next;
         Ok(())
     }
 

@@ -72,7 +72,7 @@ impl World {
         let task_id = TaskId::parse(name).expect("valid");
         let order = order::alone(ask).expect("an order");
         let task = new_task(task_id, order, "ann".to_owned(), self.clock.now_ms());
-        self.store.add_tasks(vec![task]).await.expect("adds").remove(0)
+        self.store.add_tasks(vec![task], Vec::new()).await.expect("adds").remove(0)
     }
 
     /// A worker asks; answers when its poll is open or was answered.

@@ -1,6 +1,7 @@
 //! Facts about the store, settings changed at run time, and the audit log.
 
 use caelum_model::{UnixMs, access::AuditEntry, alert::NoticeSettings, node::Thresholds};
+use tokio_postgres::types::ToSql;
 
 use super::{
     Postgres, notices,
@@ -11,6 +12,11 @@ use crate::{FactSwap, NoticeSwap, StoreError};
 
 /// Lines the audit log keeps; older ones go first.
 const AUDIT_LINES_MAX: i64 = 200_000;
+/// Adds [`Lines`] to the audit log. What is being added is not seen by the other half: some more are kept, which
+/// harms nobody.
+pub(super) const AUDIT: &str = "with added as (insert into audit (at_ms, actor, action, subject, outcome)
+        select * from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[]))
+     delete from audit where id <= (select max(id) from audit) - $6::bigint";
 
 impl Postgres {
     /// A fact about the store, such as the id of this node.
@@ -120,22 +126,7 @@ impl Postgres {
     /// Adds a line to the audit log.
     pub async fn audit(&self, entry: AuditEntry) -> Result<(), StoreError> {
         let session = self.session("write the audit log").await?;
-        // The line that is being added is not seen by the other half: one more is kept, which harms nobody.
-        session
-            .execute(
-                "with added as (insert into audit (at_ms, actor, action, subject, outcome)
-                    values ($1, $2, $3, $4, $5))
-                 delete from audit where id <= (select max(id) from audit) - $6",
-                &[
-                    &entry.at_ms,
-                    &plain(entry.actor),
-                    &plain(entry.action),
-                    &plain(entry.subject),
-                    &plain(entry.outcome),
-                    &AUDIT_LINES_MAX,
-                ],
-            )
-            .await?;
+        session.execute(AUDIT, &Lines::of(vec![entry]).params()).await?;
         self.written(session).await
     }
 
@@ -160,6 +151,38 @@ impl Postgres {
                 })
             })
             .collect()
+    }
+}
+
+/// Lines of the audit log, column by column.
+pub(super) struct Lines {
+    times: Vec<i64>,
+    actors: Vec<String>,
+    actions: Vec<String>,
+    subjects: Vec<String>,
+    outcomes: Vec<String>,
+}
+
+impl Lines {
+    pub(super) fn of(lines: Vec<AuditEntry>) -> Self {
+        let texts =
+            |of: fn(&AuditEntry) -> &str| lines.iter().map(|line| plain(of(line).to_owned())).collect();
+        Self {
+            times: lines.iter().map(|line| line.at_ms).collect(),
+            actors: texts(|line| &line.actor),
+            actions: texts(|line| &line.action),
+            subjects: texts(|line| &line.subject),
+            outcomes: texts(|line| &line.outcome),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.times.is_empty()
+    }
+
+    /// What [`AUDIT`] is given.
+    pub(super) fn params(&self) -> [&(dyn ToSql + Sync); 6] {
+        [&self.times, &self.actors, &self.actions, &self.subjects, &self.outcomes, &AUDIT_LINES_MAX]
     }
 }
 

@@ -11,43 +11,59 @@ use caelum_engine::task::{
 };
 use caelum_model::{
     UnixMs,
+    access::AuditEntry,
     id::{NodeId, TaskId},
     task::{OutputChunk, Task, TaskState},
 };
-use tokio_postgres::types::ToSql;
+use tokio_postgres::{Statement, types::ToSql};
 
 use super::{
     Postgres,
-    session::{Session, from_json, id, limit, unsigned},
-    settings::plain,
+    session::{Params, Session, from_json, id, limit, unsigned},
+    settings::{AUDIT, Lines, plain},
     to_json,
 };
 use crate::{
-    NodeTasks, StoreError, TaskCounts, TaskQuery, TaskStep, TaskWrote,
-    tasks::{Additions, CHUNKS_MAX, Columns, Hand, KEPT_MAX},
+    NodeTasks, ReadyClasses, StoreError, TaskCounts, TaskQuery, TaskStep, TaskWrote,
+    tasks::{Additions, CHUNKS_MAX, Columns, Hand, KEPT_MAX, with_ids},
 };
 
 /// How often a write is tried that another one stands in the way of.
 const TRIES: u32 = 4;
 
+/// Takes tasks up for writing.
+const LOCK: &str = "select document from tasks where task_id = any($1) order by task_id for update";
+/// Writes [`Rows`].
+const PUT: &str = "insert into tasks (task_id, status, kind, class, priority, created_at, ready_at, age_key,
+        blockers, assigned_node, node_id, fence, worker, lease_until, completed_at, idempotency_key,
+        document, is_cancelling)
+     select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[],
+        $6::bigint[], $7::bigint[], $8::bigint[], $9::integer[], $10::text[], $11::text[],
+        $12::bigint[], $13::text[], $14::bigint[], $15::bigint[], $16::text[], $17::text[],
+        $18::boolean[])
+     on conflict (task_id) do update set status = excluded.status, ready_at = excluded.ready_at,
+        blockers = excluded.blockers, assigned_node = excluded.assigned_node, class = excluded.class,
+        node_id = excluded.node_id, fence = excluded.fence, worker = excluded.worker,
+        lease_until = excluded.lease_until, completed_at = excluded.completed_at,
+        document = excluded.document, is_cancelling = excluded.is_cancelling";
+/// Writes down who waits for whom.
+const WAIT: &str = "insert into task_dependencies (blocker_id, task_id)
+     select * from unnest($1::text[], $2::text[]) on conflict do nothing";
+
 impl Postgres {
-    /// Adds tasks, and answers them as they stand.
-    pub async fn add_tasks(&self, tasks: Vec<Task>) -> Result<Vec<Task>, StoreError> {
+    /// Adds tasks and what the audit log says of the new ones, and answers them as they stand.
+    pub async fn add_tasks(&self, tasks: Vec<Task>, lines: Vec<AuditEntry>) -> Result<Vec<Task>, StoreError> {
         let mut tries = 0;
         loop {
             tries += 1;
             let session = self.session("add tasks").await?;
-            session.begin().await?;
-            match add(&session, tasks.clone()).await {
+            match add_alone(&session, tasks.clone(), lines.clone()).await {
                 Ok(added) => {
-                    session.commit().await?;
                     self.written(session).await?;
                     return Ok(added);
                 }
                 // Somebody else added one of the same key, or two writes stood in each other's way.
-                Err(error) if tries < TRIES && (error.is_conflict() || is_deadlock(&error)) => {
-                    session.rollback().await?;
-                }
+                Err(error) if tries < TRIES && (error.is_conflict() || is_deadlock(&error)) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -64,10 +80,8 @@ impl Postgres {
         loop {
             tries += 1;
             let session = self.session("write what happened to tasks").await?;
-            session.begin().await?;
             match step(&session, &steps, now_ms, chance).await {
                 Ok(outcomes) => {
-                    session.commit().await?;
                     self.written(session).await?;
                     return Ok(outcomes);
                 }
@@ -77,12 +91,13 @@ impl Postgres {
         }
     }
 
-    /// The classes of everything that waits for nothing but a node or its time.
-    pub async fn ready_classes(&self, most: usize) -> Result<Vec<String>, StoreError> {
+    /// The classes of everything that waits for nothing but a node or its time, and when the next of it that
+    /// cannot be given to a node now can be.
+    pub async fn ready_classes(&self, now_ms: UnixMs, most: usize) -> Result<ReadyClasses, StoreError> {
         let session = self.session("list classes of tasks").await?;
         // From one class to the next by the index, however many tasks each has.
-        let rows = session
-            .rows(
+        let classes = session
+            .prepare(
                 "with recursive classes(class) as (
                     select min(class) from tasks where status = 'queued' and blockers = 0
                     union all
@@ -90,10 +105,22 @@ impl Postgres {
                             where status = 'queued' and blockers = 0 and tasks.class > classes.class)
                     from classes where classes.class is not null)
                  select class from classes where class is not null limit $1",
-                &[&limit(most)],
             )
             .await?;
-        rows.iter().map(|row| session.get(row, 0)).collect()
+        let next = session
+            .prepare(
+                "select min(ready_at) from tasks where status = 'queued' and blockers = 0 and ready_at > $1",
+            )
+            .await?;
+        let most = limit(most);
+        let (asked, after): ([&(dyn ToSql + Sync); 1], [&(dyn ToSql + Sync); 1]) = ([&most], [&now_ms]);
+        // One round trip.
+        let (classes, next) =
+            tokio::try_join!(biased; session.ask(&classes, &asked), session.ask(&next, &after))?;
+        Ok(ReadyClasses {
+            classes: classes.iter().map(|row| session.get(row, 0)).collect::<Result<_, _>>()?,
+            next_ready_at: next.first().map(|row| session.get(row, 0)).transpose()?.flatten(),
+        })
     }
 
     /// The foremost tasks of each class that can be given to a node now, at most `limit` of each.
@@ -129,18 +156,6 @@ impl Postgres {
             *count <= most
         });
         Ok(ready)
-    }
-
-    /// When the next task can be given to a node that cannot be now.
-    pub async fn next_ready_at(&self, now_ms: UnixMs) -> Result<Option<UnixMs>, StoreError> {
-        let session = self.session("look when a task is ready").await?;
-        let row = session
-            .row(
-                "select min(ready_at) from tasks where status = 'queued' and blockers = 0 and ready_at > $1",
-                &[&now_ms],
-            )
-            .await?;
-        row.map_or(Ok(None), |row| session.get(&row, 0))
     }
 
     /// Tasks whose lease is over, the longest over first.
@@ -361,46 +376,110 @@ impl Postgres {
     }
 }
 
-/// Adds tasks inside a transaction.
-pub(super) async fn add(session: &Session, tasks: Vec<Task>) -> Result<Vec<Task>, StoreError> {
-    let keys: Vec<&str> = tasks.iter().filter_map(|task| task.order.idempotency_key.as_deref()).collect();
-    let known: Vec<Task> = if keys.is_empty() {
-        Vec::new()
-    } else {
-        let rows =
-            session.rows("select document from tasks where idempotency_key = any($1)", &[&keys]).await?;
-        rows.iter().map(|row| from_json(session.operation, row, 0)).collect::<Result<_, _>>()?
-    };
-    let now_ms = tasks.first().map_or(0, |task| task.created_at);
-    let additions = Additions::sort(tasks, &known);
-    let mut hand = Hand::new(known, now_ms, 0);
-    // Locked, so that none of them ends between being looked at and being waited for.
-    hand.take_up(read(session, additions.blockers().iter(), "for share").await?);
-    additions.put_into(&mut hand);
-    put(session, hand.changed()).await?;
-    let waiting = additions.waiting();
-    if !waiting.is_empty() {
-        let blockers: Vec<&str> = waiting.iter().map(|(blocker, _)| blocker.as_str()).collect();
-        let tasks: Vec<&str> = waiting.iter().map(|(_, task_id)| task_id.as_str()).collect();
-        session
-            .execute(
-                "insert into task_dependencies (blocker_id, task_id)
-                 select * from unnest($1::text[], $2::text[]) on conflict do nothing",
-                &[&blockers, &tasks],
-            )
-            .await?;
+/// Adds tasks in a transaction of their own.
+async fn add_alone(
+    session: &Session,
+    tasks: Vec<Task>,
+    lines: Vec<AuditEntry>,
+) -> Result<Vec<Task>, StoreError> {
+    let lines = with_ids(&tasks, lines);
+    let is_looking =
+        tasks.iter().any(|task| task.order.idempotency_key.is_some() || !task.order.depends_on.is_empty());
+    if is_looking {
+        session.begin().await?;
     }
-    Ok(additions.answers.iter().filter_map(|task_id| hand.get(task_id).cloned()).collect())
+    let new = New::of(session, tasks).await?;
+    let lines = Lines::of(new.additions.lines_of_new(lines));
+    let (put, wait, say) =
+        (session.prepare(PUT).await?, session.prepare(WAIT).await?, session.prepare(AUDIT).await?);
+    let rows = Rows::of(new.hand.changed());
+    let (blockers, waiting) = new.waiting();
+    let (row_params, line_params) = (rows.params(), lines.params());
+    let wait_params: [&(dyn ToSql + Sync); 2] = [&blockers, &waiting];
+    let begin = async || if is_looking { Ok(()) } else { session.begin().await };
+    let run = async |is_wanted: bool, statement: &Statement, params: Params<'_>| {
+        if is_wanted { session.run(statement, params).await } else { Ok(0) }
+    };
+    // One round trip: where a statement fails, the commit behind it rolls back.
+    tokio::try_join!(
+        biased;
+        begin(),
+        run(!rows.is_empty(), &put, &row_params),
+        run(!waiting.is_empty(), &wait, &wait_params),
+        run(!lines.is_empty(), &say, &line_params),
+        session.commit(),
+    )?;
+    Ok(new.answers())
 }
 
+/// Adds tasks inside a transaction.
+pub(super) async fn add(session: &Session, tasks: Vec<Task>) -> Result<(), StoreError> {
+    let new = New::of(session, tasks).await?;
+    let rows = Rows::of(new.hand.changed());
+    if !rows.is_empty() {
+        session.execute(PUT, &rows.params()).await?;
+    }
+    let (blockers, waiting) = new.waiting();
+    if !waiting.is_empty() {
+        session.execute(WAIT, &[&blockers, &waiting]).await?;
+    }
+    Ok(())
+}
+
+/// Tasks that are to be added, once it was looked what they go by and wait for.
+struct New {
+    additions: Additions,
+    hand: Hand,
+    waiting: Vec<(TaskId, TaskId)>,
+}
+
+impl New {
+    /// Asks nothing where no task has a key or waits for another.
+    async fn of(session: &Session, tasks: Vec<Task>) -> Result<Self, StoreError> {
+        let keys: Vec<&str> = tasks.iter().filter_map(|task| task.order.idempotency_key.as_deref()).collect();
+        let known: Vec<Task> = if keys.is_empty() {
+            Vec::new()
+        } else {
+            let rows =
+                session.rows("select document from tasks where idempotency_key = any($1)", &[&keys]).await?;
+            rows.iter().map(|row| from_json(session.operation, row, 0)).collect::<Result<_, _>>()?
+        };
+        let now_ms = tasks.first().map_or(0, |task| task.created_at);
+        let additions = Additions::sort(tasks, &known);
+        let mut hand = Hand::new(known, now_ms, 0);
+        // Locked, so that none of them ends between being looked at and being waited for.
+        let lock = "select document from tasks where task_id = any($1) order by task_id for share";
+        hand.take_up(read(session, additions.blockers().iter(), lock).await?);
+        additions.put_into(&mut hand);
+        let waiting = additions.waiting();
+        Ok(Self { additions, hand, waiting })
+    }
+
+    /// Who waits for whom: blockers, and who waits for each of them.
+    fn waiting(&self) -> (Vec<&str>, Vec<&str>) {
+        self.waiting.iter().map(|(blocker, task_id)| (blocker.as_str(), task_id.as_str())).unzip()
+    }
+
+    fn answers(&self) -> Vec<Task> {
+        self.additions.answers.iter().filter_map(|task_id| self.hand.get(task_id).cloned()).collect()
+    }
+}
+
+/// Lets things happen to tasks, in a transaction of their own.
 async fn step(
     session: &Session,
     steps: &[TaskStep],
     now_ms: UnixMs,
     chance: u64,
 ) -> Result<Vec<Result<Task, Refusal>>, StoreError> {
-    let ids: BTreeSet<&TaskId> = steps.iter().map(|step| &step.task_id).collect();
-    let mut hand = Hand::new(read(session, ids, "for update").await?, now_ms, chance);
+    let ids: BTreeSet<&str> = steps.iter().map(|step| step.task_id.as_str()).collect();
+    let ids: Vec<&str> = ids.into_iter().collect();
+    let (lock, write) = (session.prepare(LOCK).await?, session.prepare(PUT).await?);
+    let asked: [&(dyn ToSql + Sync); 1] = [&ids];
+    let ((), rows) = tokio::try_join!(biased; session.begin(), session.ask(&lock, &asked))?;
+    let tasks: Vec<Task> =
+        rows.iter().map(|row| from_json(session.operation, row, 0)).collect::<Result<_, _>>()?;
+    let mut hand = Hand::new(tasks, now_ms, chance);
     let outcomes = steps.iter().map(|step| hand.step(&step.task_id, step.event.clone())).collect();
     loop {
         let ended = hand.take_ended();
@@ -420,88 +499,111 @@ async fn step(
             .collect::<Result<_, StoreError>>()?;
         let missing: BTreeSet<&TaskId> =
             waiting.iter().map(|(_, task_id)| task_id).filter(|id| !hand.has(id)).collect();
-        let read = read(session, missing, "for update").await?;
+        let read = read(session, missing, LOCK).await?;
         hand.take_up(read);
         hand.tell(&ended, &waiting);
     }
-    put(session, hand.changed()).await?;
+    let rows = Rows::of(hand.changed());
+    if rows.is_empty() {
+        session.commit().await?;
+    } else {
+        let params = rows.params();
+        // One round trip: where the write fails, the commit behind it rolls back.
+        tokio::try_join!(biased; session.run(&write, &params), session.commit())?;
+    }
     Ok(outcomes)
 }
 
 async fn read<'a>(
     session: &Session,
     ids: impl IntoIterator<Item = &'a TaskId>,
-    lock: &str,
+    sql: &str,
 ) -> Result<Vec<Task>, StoreError> {
     let ids: Vec<&str> = ids.into_iter().map(TaskId::as_str).collect();
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let sql = format!("select document from tasks where task_id = any($1) order by task_id {lock}");
-    let rows = session.rows(&sql, &[&ids]).await?;
+    let rows = session.rows(sql, &[&ids]).await?;
     rows.iter().map(|row| from_json(session.operation, row, 0)).collect()
 }
 
-async fn put(session: &Session, tasks: impl Iterator<Item = &Task>) -> Result<(), StoreError> {
-    let tasks: Vec<(&Task, Columns<'_>)> = tasks.map(|task| (task, Columns::of(task))).collect();
-    if tasks.is_empty() {
-        return Ok(());
+/// Tasks as they are written, column by column.
+#[derive(Default)]
+struct Rows<'a> {
+    task_ids: Vec<&'a str>,
+    status: Vec<&'a str>,
+    kinds: Vec<&'a str>,
+    classes: Vec<String>,
+    priorities: Vec<i32>,
+    created_at: Vec<i64>,
+    ready_at: Vec<i64>,
+    age_keys: Vec<i64>,
+    blockers: Vec<i32>,
+    assigned: Vec<Option<&'a str>>,
+    nodes: Vec<Option<&'a str>>,
+    fences: Vec<i64>,
+    workers: Vec<Option<String>>,
+    leases: Vec<Option<i64>>,
+    completed_at: Vec<Option<i64>>,
+    keys: Vec<Option<&'a str>>,
+    documents: Vec<String>,
+    cancelling: Vec<bool>,
+}
+
+impl<'a> Rows<'a> {
+    fn of(tasks: impl Iterator<Item = &'a Task>) -> Self {
+        let mut rows = Self::default();
+        for task in tasks {
+            let columns = Columns::of(task);
+            rows.task_ids.push(task.task_id.as_str());
+            rows.status.push(task.status.as_str());
+            rows.kinds.push(task.order.task_type.as_str());
+            rows.classes.push(columns.class);
+            rows.priorities.push(task.order.priority);
+            rows.created_at.push(task.created_at);
+            rows.ready_at.push(task.ready_at);
+            rows.age_keys.push(columns.age_key);
+            rows.blockers.push(task.blockers.cast_signed());
+            rows.assigned.push(task.order.assigned_node.as_ref().map(NodeId::as_str));
+            rows.nodes.push(columns.node_id);
+            rows.fences.push(columns.fence);
+            rows.workers.push(columns.worker.map(|worker| plain(worker.to_owned())));
+            rows.leases.push(columns.lease_until);
+            rows.completed_at.push(task.completed_at);
+            rows.keys.push(task.order.idempotency_key.as_deref());
+            rows.documents.push(to_json(task));
+            rows.cancelling.push(columns.is_cancelling);
+        }
+        rows
     }
-    let texts = |of: fn(&Task) -> &str| tasks.iter().map(|(task, _)| of(task)).collect::<Vec<&str>>();
-    let numbers = |of: fn(&Task) -> i64| tasks.iter().map(|(task, _)| of(task)).collect::<Vec<i64>>();
-    let priorities: Vec<i32> = tasks.iter().map(|(task, _)| task.order.priority).collect();
-    let blockers: Vec<i32> = tasks.iter().map(|(task, _)| task.blockers.cast_signed()).collect();
-    let classes: Vec<&str> = tasks.iter().map(|(_, columns)| columns.class.as_str()).collect();
-    let age_keys: Vec<i64> = tasks.iter().map(|(_, columns)| columns.age_key).collect();
-    let assigned: Vec<Option<&str>> =
-        tasks.iter().map(|(task, _)| task.order.assigned_node.as_ref().map(NodeId::as_str)).collect();
-    let nodes: Vec<Option<&str>> = tasks.iter().map(|(_, columns)| columns.node_id).collect();
-    let fences: Vec<i64> = tasks.iter().map(|(_, columns)| columns.fence).collect();
-    let workers: Vec<Option<String>> =
-        tasks.iter().map(|(_, columns)| columns.worker.map(|worker| plain(worker.to_owned()))).collect();
-    let leases: Vec<Option<i64>> = tasks.iter().map(|(_, columns)| columns.lease_until).collect();
-    let completed: Vec<Option<i64>> = tasks.iter().map(|(task, _)| task.completed_at).collect();
-    let keys: Vec<Option<&str>> =
-        tasks.iter().map(|(task, _)| task.order.idempotency_key.as_deref()).collect();
-    let cancelling: Vec<bool> = tasks.iter().map(|(_, columns)| columns.is_cancelling).collect();
-    let documents: Vec<String> = tasks.iter().map(|(task, _)| to_json(task)).collect();
-    session
-        .execute(
-            "insert into tasks (task_id, status, kind, class, priority, created_at, ready_at, age_key,
-                blockers, assigned_node, node_id, fence, worker, lease_until, completed_at, idempotency_key,
-                document, is_cancelling)
-             select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[],
-                $6::bigint[], $7::bigint[], $8::bigint[], $9::integer[], $10::text[], $11::text[],
-                $12::bigint[], $13::text[], $14::bigint[], $15::bigint[], $16::text[], $17::text[],
-                $18::boolean[])
-             on conflict (task_id) do update set status = excluded.status, ready_at = excluded.ready_at,
-                blockers = excluded.blockers, assigned_node = excluded.assigned_node, class = excluded.class,
-                node_id = excluded.node_id, fence = excluded.fence, worker = excluded.worker,
-                lease_until = excluded.lease_until, completed_at = excluded.completed_at,
-                document = excluded.document, is_cancelling = excluded.is_cancelling",
-            &[
-                &texts(|task| task.task_id.as_str()),
-                &texts(|task| task.status.as_str()),
-                &texts(|task| task.order.task_type.as_str()),
-                &classes,
-                &priorities,
-                &numbers(|task| task.created_at),
-                &numbers(|task| task.ready_at),
-                &age_keys,
-                &blockers,
-                &assigned,
-                &nodes,
-                &fences,
-                &workers,
-                &leases,
-                &completed,
-                &keys,
-                &documents,
-                &cancelling,
-            ],
-        )
-        .await?;
-    Ok(())
+
+    fn is_empty(&self) -> bool {
+        self.task_ids.is_empty()
+    }
+
+    /// What [`PUT`] is given.
+    fn params(&self) -> [&(dyn ToSql + Sync); 18] {
+        [
+            &self.task_ids,
+            &self.status,
+            &self.kinds,
+            &self.classes,
+            &self.priorities,
+            &self.created_at,
+            &self.ready_at,
+            &self.age_keys,
+            &self.blockers,
+            &self.assigned,
+            &self.nodes,
+            &self.fences,
+            &self.workers,
+            &self.leases,
+            &self.completed_at,
+            &self.keys,
+            &self.documents,
+            &self.cancelling,
+        ]
+    }
 }
 
 /// Whether the server ended a transaction because two stood in each other's way.

@@ -79,7 +79,7 @@ impl Sqlite {
                 return Ok(false);
             }
             put(transaction, &schedule)?;
-            tasks::add(transaction, task.into_iter().collect())?;
+            tasks::add(transaction, task.into_iter().collect(), Vec::new())?;
             Ok(true)
         })
         .await

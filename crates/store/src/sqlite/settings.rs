@@ -141,18 +141,7 @@ impl Sqlite {
 
     /// Adds a line to the audit log.
     pub async fn audit(&self, entry: AuditEntry) -> Result<(), StoreError> {
-        self.write("write the audit log", move |transaction| {
-            transaction.execute(
-                "insert into audit (at_ms, actor, action, subject, outcome) values (?1, ?2, ?3, ?4, ?5)",
-                params![entry.at_ms, entry.actor, entry.action, entry.subject, entry.outcome],
-            )?;
-            transaction.execute(
-                "delete from audit where id <= (select max(id) from audit) - ?1",
-                params![AUDIT_LINES_MAX],
-            )?;
-            Ok(())
-        })
-        .await
+        self.write("write the audit log", move |transaction| audit(transaction, &[entry])).await
     }
 
     /// The newest lines of the audit log before a time, newest first.
@@ -176,6 +165,23 @@ impl Sqlite {
         })
         .await
     }
+}
+
+/// Adds lines to the audit log inside a transaction.
+pub(super) fn audit(transaction: &Transaction<'_>, lines: &[AuditEntry]) -> rusqlite::Result<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let mut add = transaction.prepare_cached(
+        "insert into audit (at_ms, actor, action, subject, outcome) values (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    for line in lines {
+        add.execute(params![line.at_ms, line.actor, line.action, line.subject, line.outcome])?;
+    }
+    transaction
+        .prepare_cached("delete from audit where id <= (select max(id) from audit) - ?1")?
+        .execute(params![AUDIT_LINES_MAX])?;
+    Ok(())
 }
 
 fn fact_of(transaction: &Transaction<'_>, key: &str) -> rusqlite::Result<Option<String>> {

@@ -8,21 +8,22 @@ use caelum_engine::task::{
 };
 use caelum_model::{
     UnixMs,
+    access::AuditEntry,
     id::{NodeId, TaskId},
     task::{OutputChunk, Task, TaskState},
 };
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params, params_from_iter, types::Value};
 
-use super::{Sqlite, from_json, parse_id, to_json, unsigned};
+use super::{Sqlite, from_json, parse_id, settings, to_json, unsigned};
 use crate::{
-    NodeTasks, StoreError, TaskCounts, TaskQuery, TaskStep, TaskWrote,
-    tasks::{Additions, CHUNKS_MAX, Columns, Hand, KEPT_MAX},
+    NodeTasks, ReadyClasses, StoreError, TaskCounts, TaskQuery, TaskStep, TaskWrote,
+    tasks::{Additions, CHUNKS_MAX, Columns, Hand, KEPT_MAX, with_ids},
 };
 
 impl Sqlite {
-    /// Adds tasks, and answers them as they stand.
-    pub async fn add_tasks(&self, tasks: Vec<Task>) -> Result<Vec<Task>, StoreError> {
-        self.write("add tasks", move |transaction| add(transaction, tasks)).await
+    /// Adds tasks and what the audit log says of the new ones, and answers them as they stand.
+    pub async fn add_tasks(&self, tasks: Vec<Task>, lines: Vec<AuditEntry>) -> Result<Vec<Task>, StoreError> {
+        self.write("add tasks", move |transaction| add(transaction, tasks, lines)).await
     }
 
     /// Lets things happen to tasks, in order, in one write.
@@ -63,11 +64,12 @@ impl Sqlite {
         .await
     }
 
-    /// The classes of everything that waits for nothing but a node or its time.
-    pub async fn ready_classes(&self, limit: usize) -> Result<Vec<String>, StoreError> {
+    /// The classes of everything that waits for nothing but a node or its time, and when the next of it that
+    /// cannot be given to a node now can be.
+    pub async fn ready_classes(&self, now_ms: UnixMs, limit: usize) -> Result<ReadyClasses, StoreError> {
         self.read("list classes of tasks", move |connection| {
             // From one class to the next by the index, however many tasks each has.
-            connection
+            let classes = connection
                 .prepare_cached(
                     "with recursive classes(class) as (
                         select min(class) from tasks where status = 'queued' and blockers = 0
@@ -78,7 +80,14 @@ impl Sqlite {
                      select class from classes where class is not null limit ?1",
                 )?
                 .query_map(params![limit as i64], |row| row.get(0))?
-                .collect()
+                .collect::<rusqlite::Result<_>>()?;
+            let next_ready_at = connection
+                .prepare_cached(
+                    "select min(ready_at) from tasks
+                     where status = 'queued' and blockers = 0 and ready_at > ?1",
+                )?
+                .query_row(params![now_ms], |row| row.get(0))?;
+            Ok(ReadyClasses { classes, next_ready_at })
         })
         .await
     }
@@ -117,19 +126,6 @@ impl Sqlite {
             }
             sort(&mut ready, now_ms);
             Ok(ready)
-        })
-        .await
-    }
-
-    /// When the next task can be given to a node that cannot be now.
-    pub async fn next_ready_at(&self, now_ms: UnixMs) -> Result<Option<UnixMs>, StoreError> {
-        self.read("look when a task is ready", move |connection| {
-            connection
-                .prepare_cached(
-                    "select min(ready_at) from tasks
-                     where status = 'queued' and blockers = 0 and ready_at > ?1",
-                )?
-                .query_row(params![now_ms], |row| row.get(0))
         })
         .await
     }
@@ -364,7 +360,12 @@ impl Sqlite {
 }
 
 /// Adds tasks inside a transaction.
-pub(super) fn add(transaction: &Transaction<'_>, tasks: Vec<Task>) -> rusqlite::Result<Vec<Task>> {
+pub(super) fn add(
+    transaction: &Transaction<'_>,
+    tasks: Vec<Task>,
+    lines: Vec<AuditEntry>,
+) -> rusqlite::Result<Vec<Task>> {
+    let lines = with_ids(&tasks, lines);
     let mut known = Vec::new();
     let mut find = transaction.prepare_cached("select document from tasks where idempotency_key = ?1")?;
     for key in tasks.iter().filter_map(|task| task.order.idempotency_key.as_ref()) {
@@ -382,6 +383,7 @@ pub(super) fn add(transaction: &Transaction<'_>, tasks: Vec<Task>) -> rusqlite::
     for (blocker, task_id) in additions.waiting() {
         wait.execute(params![blocker.as_str(), task_id.as_str()])?;
     }
+    settings::audit(transaction, &additions.lines_of_new(lines))?;
     Ok(additions.answers.iter().filter_map(|task_id| hand.get(task_id).cloned()).collect())
 }
 

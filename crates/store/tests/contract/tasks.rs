@@ -2,6 +2,7 @@
 
 use caelum_engine::task::{Refusal, TaskEvent, Under, order, queue::Class};
 use caelum_model::{
+    access::AuditEntry,
     id::{NodeId, TaskId},
     task::{Lease, Missed, OutputChunk, Promise, Schedule, Task, TaskAsk, TaskKind, TaskState},
     work::Ending,
@@ -69,14 +70,14 @@ async fn states(store: &Store, names: &[&str]) -> Vec<TaskState> {
 }
 
 async fn ready(store: &Store, now_ms: i64, limit: usize) -> Vec<String> {
-    let classes = store.ready_classes(100).await.expect("lists");
+    let classes = store.ready_classes(now_ms, 100).await.expect("lists").classes;
     let ready = store.ready_tasks(classes, now_ms, limit).await.expect("lists");
     ready.iter().map(|task| task.task_id.to_string()).collect()
 }
 
 async fn steps_are_done_in_order_and_a_refused_one_changes_nothing(records: Records) {
     let store = &records.store;
-    store.add_tasks(vec![task("a", 1, ask())]).await.expect("adds");
+    store.add_tasks(vec![task("a", 1, ask())], Vec::new()).await.expect("adds");
     let stranger = finished("a", "other", 1, TaskState::Succeeded);
     let late = finished("a", "n", 7, TaskState::Succeeded);
     let unknown = TaskStep { task_id: id("zz"), event: TaskEvent::Expired };
@@ -94,7 +95,7 @@ async fn steps_are_done_in_order_and_a_refused_one_changes_nothing(records: Reco
 
 async fn of_two_that_lease_the_same_task_one_gets_it(records: Records) {
     let other = records.another().await;
-    records.store.add_tasks(vec![task("a", 1, ask())]).await.expect("adds");
+    records.store.add_tasks(vec![task("a", 1, ask())], Vec::new()).await.expect("adds");
     let (one, two) = tokio::join!(
         records.store.step_tasks(vec![lease("a", "n", 100)], 10, 1),
         other.step_tasks(vec![lease("a", "m", 100)], 10, 1)
@@ -106,23 +107,52 @@ async fn of_two_that_lease_the_same_task_one_gets_it(records: Records) {
 async fn a_second_order_with_the_same_key_is_the_same_task(records: Records) {
     let store = &records.store;
     let keyed = |name: &str| task(name, 1, TaskAsk { idempotency_key: Some("k".to_owned()), ..ask() });
-    store.add_tasks(vec![keyed("a")]).await.expect("adds");
-    let added = store.add_tasks(vec![keyed("b"), after("c", &["b"])]).await.expect("adds");
+    store.add_tasks(vec![keyed("a")], Vec::new()).await.expect("adds");
+    let added = store.add_tasks(vec![keyed("b"), after("c", &["b"])], Vec::new()).await.expect("adds");
     assert_eq!(added[0].task_id, id("a"));
     assert_eq!(added[1].order.depends_on, [id("a")], "who waits for it waits for that task");
     assert!(store.task(&id("b")).await.expect("reads").is_none());
     let (one, two) = tokio::join!(
-        store.add_tasks(vec![task("x", 1, TaskAsk { idempotency_key: Some("race".to_owned()), ..ask() })]),
-        store.add_tasks(vec![task("y", 1, TaskAsk { idempotency_key: Some("race".to_owned()), ..ask() })]),
+        store.add_tasks(
+            vec![task("x", 1, TaskAsk { idempotency_key: Some("race".to_owned()), ..ask() })],
+            Vec::new()
+        ),
+        store.add_tasks(
+            vec![task("y", 1, TaskAsk { idempotency_key: Some("race".to_owned()), ..ask() })],
+            Vec::new()
+        ),
     );
     assert_eq!(one.expect("adds")[0].task_id, two.expect("adds")[0].task_id);
+}
+
+async fn what_the_audit_log_says_of_tasks_is_written_with_those_that_are_new(records: Records) {
+    let store = &records.store;
+    let keyed = |name: &str| task(name, 1, TaskAsk { idempotency_key: Some("k".to_owned()), ..ask() });
+    let line = |at_ms: i64, name: &str| AuditEntry {
+        at_ms,
+        actor: "ann".to_owned(),
+        action: "task.add".to_owned(),
+        subject: name.to_owned(),
+        outcome: "done".to_owned(),
+    };
+    let said = async || {
+        let lines = store.audit_log(100, 9).await.expect("reads");
+        lines.into_iter().map(|line| line.subject).collect::<Vec<String>>()
+    };
+    store.add_tasks(vec![keyed("a")], vec![line(1, "a")]).await.expect("adds");
+    // One is known by its key, one is new; the third is new and nothing is to be said of it.
+    let tasks = vec![keyed("b"), after("c", &["b"]), after("d", &["a"])];
+    store.add_tasks(tasks, vec![line(2, "b"), line(3, "c")]).await.expect("adds");
+    assert_eq!(said().await, ["c", "a"]);
+    store.add_tasks(vec![task("e", 1, ask())], Vec::new()).await.expect("adds");
+    assert_eq!(said().await, ["c", "a"]);
 }
 
 async fn a_task_waits_until_all_that_it_waits_for_ended_well(records: Records) {
     let store = &records.store;
     // In one breath, the last first.
     let tasks = vec![after("c", &["a", "b"]), task("a", 1, ask()), after("b", &["a"])];
-    let added = store.add_tasks(tasks).await.expect("adds");
+    let added = store.add_tasks(tasks, Vec::new()).await.expect("adds");
     assert_eq!(added.iter().map(|task| task.blockers).collect::<Vec<_>>(), [2, 0, 1]);
     assert_eq!(ready(store, 5, 9).await, ["a"]);
     let end = async |name: &str| {
@@ -133,7 +163,7 @@ async fn a_task_waits_until_all_that_it_waits_for_ended_well(records: Records) {
     assert_eq!(ready(store, 50, 9).await, ["b"]);
     end("b").await;
     assert_eq!(ready(store, 50, 9).await, ["c"]);
-    let late = store.add_tasks(vec![after("d", &["a", "b"])]).await.expect("adds").remove(0);
+    let late = store.add_tasks(vec![after("d", &["a", "b"])], Vec::new()).await.expect("adds").remove(0);
     assert_eq!(late.blockers, 0, "both ended well before");
 }
 
@@ -141,12 +171,14 @@ async fn what_did_not_end_well_calls_off_everything_behind_it(records: Records) 
     let store = &records.store;
     let tasks =
         vec![task("a", 1, TaskAsk { max_retries: Some(0), ..ask() }), after("b", &["a"]), after("c", &["b"])];
-    store.add_tasks(tasks).await.expect("adds");
+    store.add_tasks(tasks, Vec::new()).await.expect("adds");
     let steps = vec![lease("a", "n", 100), finished("a", "n", 1, TaskState::Failed)];
     store.step_tasks(steps, 10, 1).await.expect("writes");
     use TaskState::{Cancelled, Failed};
     assert_eq!(states(store, &["a", "b", "c"]).await, [Failed, Cancelled, Cancelled]);
-    let late = store.add_tasks(vec![after("d", &["a"]), after("e", &["d"]), after("f", &["nowhere"])]).await;
+    let late = store
+        .add_tasks(vec![after("d", &["a"]), after("e", &["d"]), after("f", &["nowhere"])], Vec::new())
+        .await;
     let late = late.expect("adds");
     assert!(late.iter().all(|task| task.status == Cancelled), "{late:?}");
     assert_eq!(late[2].error.as_deref(), Some("it waited for nowhere, which did not end well"));
@@ -166,22 +198,23 @@ async fn the_foremost_of_each_class_are_ready_and_who_waits_long_moves_up(record
         task("special", 0, gpu),
         of("future", 500 * minute, 99),
     ];
-    store.add_tasks(tasks).await.expect("adds");
+    store.add_tasks(tasks, Vec::new()).await.expect("adds");
     assert_eq!(ready(store, 41 * minute, 9).await, ["high", "special", "low", "newer"]);
     // 100 minutes later the newer one has gained as much as it had been behind.
     assert_eq!(ready(store, 200 * minute, 9).await, ["high", "special", "newer", "low"]);
     let foremost = ready(store, 200 * minute, 1).await;
     assert_eq!(foremost, ["high", "special"], "one of each class");
-    assert_eq!(store.next_ready_at(200 * minute).await.expect("looks"), Some(500 * minute));
+    let seen = store.ready_classes(200 * minute, 9).await.expect("lists");
+    assert_eq!(seen.next_ready_at, Some(500 * minute));
     let class = Class::of(&task("x", 0, ask()).order);
-    assert!(store.ready_classes(9).await.expect("lists").contains(&class.text()));
+    assert!(seen.classes.contains(&class.text()));
 }
 
 async fn leases_that_are_over_and_tasks_of_a_node_are_found(records: Records) {
     let store = &records.store;
     let assigned = TaskAsk { assigned_node: Some("n".to_owned()), ..ask() };
     let tasks = vec![task("a", 1, ask()), task("b", 1, ask()), task("c", 1, ask()), task("d", 1, assigned)];
-    store.add_tasks(tasks).await.expect("adds");
+    store.add_tasks(tasks, Vec::new()).await.expect("adds");
     let started =
         TaskStep { task_id: id("b"), event: TaskEvent::Started(Under { node_id: node("n"), fence: 1 }) };
     let steps = vec![lease("a", "n", 100), lease("b", "n", 50), lease("c", "m", 900), started];
@@ -211,7 +244,10 @@ async fn tasks_are_listed_newest_first_and_cut_by_what_is_asked(records: Records
         assigned_node: Some("n".to_owned()),
         ..TaskAsk::default()
     };
-    store.add_tasks(vec![task("a", 1, ask()), task("b", 2, http), task("c", 3, ask())]).await.expect("adds");
+    store
+        .add_tasks(vec![task("a", 1, ask()), task("b", 2, http), task("c", 3, ask())], Vec::new())
+        .await
+        .expect("adds");
     let list = async |query: TaskQuery| {
         let tasks = store.tasks(TaskQuery { limit: 2, ..query }).await.expect("lists");
         tasks.iter().map(|task| task.task_id.to_string()).collect::<Vec<_>>()
@@ -228,7 +264,7 @@ async fn tasks_are_listed_newest_first_and_cut_by_what_is_asked(records: Records
 
 async fn output_is_kept_once_and_only_under_the_newest_number(records: Records) {
     let store = &records.store;
-    store.add_tasks(vec![task("a", 1, ask())]).await.expect("adds");
+    store.add_tasks(vec![task("a", 1, ask())], Vec::new()).await.expect("adds");
     store.step_tasks(vec![lease("a", "n", 100)], 10, 1).await.expect("writes");
     let wrote = |node_id: &str, fence, seq, text: &str| TaskWrote {
         task_id: id("a"),
@@ -257,7 +293,7 @@ async fn output_is_kept_once_and_only_under_the_newest_number(records: Records) 
 
 async fn what_is_over_long_enough_is_forgotten_with_its_output(records: Records) {
     let store = &records.store;
-    store.add_tasks(vec![task("a", 1, ask()), task("b", 1, ask())]).await.expect("adds");
+    store.add_tasks(vec![task("a", 1, ask()), task("b", 1, ask())], Vec::new()).await.expect("adds");
     store.step_tasks(vec![lease("a", "n", 100)], 10, 1).await.expect("writes");
     let chunk = OutputChunk { fence: 1, seq: 0, is_error: false, text: "x".to_owned(), after_ms: 0 };
     let wrote = TaskWrote { task_id: id("a"), node_id: node("n"), chunk };
@@ -311,6 +347,7 @@ promised! {
     steps_are_done_in_order_and_a_refused_one_changes_nothing,
     of_two_that_lease_the_same_task_one_gets_it,
     a_second_order_with_the_same_key_is_the_same_task,
+    what_the_audit_log_says_of_tasks_is_written_with_those_that_are_new,
     a_task_waits_until_all_that_it_waits_for_ended_well,
     what_did_not_end_well_calls_off_everything_behind_it,
     the_foremost_of_each_class_are_ready_and_who_waits_long_moves_up,

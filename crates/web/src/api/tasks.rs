@@ -1,6 +1,6 @@
 //! Tasks: asking for them, finding them, calling them off, having them done again.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     Json,
@@ -188,10 +188,18 @@ pub(crate) async fn add_all(
     mut asked: Vec<TaskAsk>,
 ) -> Result<Vec<Task>, ApiError> {
     person.require(Role::Operator)?;
+    // Most that are asked for in one breath are for few nodes: each is looked up once.
+    let mut nodes: HashMap<String, NodeId> = HashMap::new();
     for ask in &mut asked {
-        if let Some(node) = ask.assigned_node.take().filter(|node| !node.is_empty()) {
-            ask.assigned_node = Some(find_node(state, &node).await?.to_string());
-        }
+        let Some(node) = ask.assigned_node.take().filter(|node| !node.is_empty()) else { continue };
+        let node_id = match nodes.get(&node) {
+            Some(node_id) => node_id.to_string(),
+            None => {
+                let node_id = find_node(state, &node).await?;
+                nodes.entry(node).or_insert(node_id).to_string()
+            }
+        };
+        ask.assigned_node = Some(node_id);
     }
     let ids: Vec<TaskId> = asked.iter().map(|_| new_task_id()).collect();
     let orders = order::check(asked, ids.clone()).map_err(refused)?;
@@ -205,13 +213,14 @@ pub(crate) async fn add_all(
         .into_iter()
         .map(|(task_id, order)| new_task(task_id, order, person.name.clone(), now_ms))
         .collect();
-    let added = state.store.add_tasks(tasks).await?;
+    let line = |task: &Task| {
+        let subject = format!("{} {}", task.order.task_type.as_str(), task.task_id);
+        auth::line(state, &person.name, "task.add", &subject, "done")
+    };
+    let lines = tasks.iter().map(line).collect();
+    let added = state.store.add_tasks(tasks, lines).await?;
     state.desk.wake();
     state.bus.publish(Change::TasksChanged);
-    for task in added.iter().filter(|task| ids.contains(&task.task_id)) {
-        let subject = format!("{} {}", task.order.task_type.as_str(), task.task_id);
-        auth::record(state, &person.name, "task.add", &subject, "done").await;
-    }
     Ok(added)
 }
 
