@@ -50,6 +50,27 @@ pub fn sleeps(pid: u32) -> Result<u64> {
     Ok(sleeps)
 }
 
+/// What a process has cost since its start, and holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// Memory in RAM, bytes: now, …
+    pub resident: u64,
+    /// … and at its highest.
+    pub highest: u64,
+    /// Processor time.
+    pub cpu: Duration,
+    /// How often it went to sleep.
+    pub sleeps: u64,
+}
+
+impl Cost {
+    /// Of this process, now.
+    pub fn of(pid: u32) -> Result<Self> {
+        let (resident, highest) = resident_bytes(pid)?;
+        Ok(Self { resident, highest, cpu: cpu_time(pid)?, sleeps: sleeps(pid)? })
+    }
+}
+
 /// Bytes as mebibytes, for people.
 pub fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))

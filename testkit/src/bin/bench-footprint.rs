@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use caelum_testkit::{
     lab::{Host, Lab},
-    measure::{cpu_time, mib, option, resident_bytes, sibling_binary, sleeps},
+    measure::{Cost, mib, option, sibling_binary},
     process::Process,
     wait,
 };
@@ -49,14 +49,14 @@ fn main() -> Result<()> {
     let roles = [("caelum up", server), ("agent", start(1, &["agent"])?), ("beacon", start(2, &["beacon"])?)];
 
     wait::pass(FIRST);
-    let before = roles.iter().map(|(_, process)| look(process)).collect::<Result<Vec<_>>>()?;
+    let before = roles.iter().map(|(_, process)| Cost::of(process.pid())).collect::<Result<Vec<_>>>()?;
     let began = Instant::now();
     wait::pass(seconds);
     let elapsed_s = began.elapsed().as_secs_f64();
     println!("at rest for {elapsed_s:.0} s, program of {}", mib(size_of(&binary)?));
     println!("role        after a minute     at the end      highest        CPU   woken a second");
     for ((role, process), before) in roles.iter().zip(before) {
-        let after = look(process)?;
+        let after = Cost::of(process.pid())?;
         println!(
             "{role:<10} {:>14} {:>14} {:>12} {:>8.3} % {:>14.1}",
             mib(before.resident),
@@ -67,19 +67,6 @@ fn main() -> Result<()> {
         );
     }
     Ok(())
-}
-
-struct Cost {
-    resident: u64,
-    highest: u64,
-    cpu: Duration,
-    sleeps: u64,
-}
-
-fn look(process: &Process) -> Result<Cost> {
-    let pid = process.pid();
-    let (resident, highest) = resident_bytes(pid)?;
-    Ok(Cost { resident, highest, cpu: cpu_time(pid)?, sleeps: sleeps(pid)? })
 }
 
 fn size_of(binary: &Path) -> Result<u64> {

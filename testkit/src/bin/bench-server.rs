@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use caelum_testkit::{
     api::Api,
-    measure::{cpu_time, mib, option, resident_bytes, sibling_binary, sleeps},
+    measure::{Cost, mib, option, sibling_binary},
     process::Process,
     server::{Plan, Server},
     wait,
@@ -56,11 +56,11 @@ async fn main() -> Result<()> {
     println!("all are online after {:.1} s", began.elapsed().as_secs_f64());
 
     wait::pass(CALM);
-    let (of_server, of_agents) = (look(server.process())?, look_all(&agents)?);
+    let (of_server, of_agents) = (Cost::of(server.process().pid())?, look_all(&agents)?);
     let began = Instant::now();
     wait::pass(seconds);
     let passed_s = began.elapsed().as_secs_f64();
-    let (then, agents_then) = (look(server.process())?, look_all(&agents)?);
+    let (then, agents_then) = (Cost::of(server.process().pid())?, look_all(&agents)?);
     println!(
         "server: {:.1} % of a core, {} resident, {} at its highest, woken {:.0} times a second",
         100.0 * then.cpu.saturating_sub(of_server.cpu).as_secs_f64() / passed_s,
@@ -117,24 +117,10 @@ async fn online_nodes(api: &Api) -> Result<usize> {
     Ok(nodes.iter().filter(|node| node["status"] != "offline").count())
 }
 
-#[derive(Default)]
-struct Cost {
-    resident: u64,
-    highest: u64,
-    cpu: Duration,
-    sleeps: u64,
-}
-
-fn look(process: &Process) -> Result<Cost> {
-    let pid = process.pid();
-    let (resident, highest) = resident_bytes(pid)?;
-    Ok(Cost { resident, highest, cpu: cpu_time(pid)?, sleeps: sleeps(pid)? })
-}
-
 /// The sum.
 fn look_all(processes: &[Process]) -> Result<Cost> {
     processes.iter().try_fold(Cost::default(), |sum, process| {
-        let one = look(process)?;
+        let one = Cost::of(process.pid())?;
         Ok(Cost { resident: sum.resident + one.resident, cpu: sum.cpu + one.cpu, ..sum })
     })
 }
